@@ -11,3 +11,21 @@ if (_root / "pyproject.toml").is_file():
     __path__.append(str(_root))
 
 __version__ = "0.1.0"
+
+from harness.errors import HarnessError, InputError
+from harness.evaluate import evaluate
+from harness.types import Budget, Completion, Limits, Problem, Results, Task, Test, Verdict
+
+__all__ = [
+    "Budget",
+    "Completion",
+    "HarnessError",
+    "InputError",
+    "Limits",
+    "Problem",
+    "Results",
+    "Task",
+    "Test",
+    "Verdict",
+    "evaluate",
+]

@@ -81,16 +81,35 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_parquet(path: Path) -> list[dict[str, Any]]:
     """All rows of a Parquet file, nested columns as lists and dicts."""
+    return list(stream_parquet(path))
+
+
+def stream_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file one by one, nested columns as lists and dicts."""
+    pyarrow, parquet = _pyarrow(f"reading {path}")
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
+
+
+def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes rows with named fields as a Parquet file; a column's type is that of its values, None is null."""
+    pyarrow, parquet = _pyarrow(f"writing {path}")
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+def _pyarrow(what: str) -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise MissingDependency("pyarrow", "parquet", f"reading {path}") from error
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, FileNotFoundError, PermissionError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
-    return rows
+        raise MissingDependency("pyarrow", "parquet", what) from error
+    return pyarrow, parquet
 
 
 def load_rows(

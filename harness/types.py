@@ -14,13 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+if TYPE_CHECKING:  # numpy takes longer to import than all of ours, and `harness --help` does not need it
+    import numpy as np
+    import numpy.typing as npt
+
+Floats: TypeAlias = "npt.NDArray[np.float64]"
 Key = tuple[str, int]
 """What names a completion inside a run: (problem id, index among that problem's completions)."""
 
@@ -78,6 +80,8 @@ class Problem(Record, frozen=True):
     answer: str | None = None
     """The reference: a canonical program for code, the final answer for maths."""
     tests: tuple[Test, ...] = ()
+    stop: tuple[str, ...] = ()
+    """Where a model that continues the prompt is to stop, unless the budget says; not used for chat replies."""
     level: str | None = None
     meta: dict[str, Any] = {}
 
@@ -203,6 +207,8 @@ class TaskRecord(Record, frozen=True):
     """What a manifest says of one task."""
 
     name: str
+    spec: str
+    """How the user named it: a registered name or `file.py:function`."""
     args: dict[str, Any]
     revision: str
     n_problems: int
@@ -242,8 +248,7 @@ class Task:
     """A completion that must pass, or None where the dataset has none."""
     revision: str = "unversioned"
     stop: tuple[str, ...] = ()
-    """Stop strings for models that continue the prompt, unless the budget has its own."""
-    metrics: tuple[str, ...] = ("pass",)
+    """Stop strings for all problems that have none of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +280,10 @@ class Job(Record, frozen=True):
 
 
 class Sampler(Protocol):
-    """Where completions come from. `args` of the constructor are the user's `--model_args`."""
+    """Where completions come from. Arguments of the function that makes it are the user's `--model_args`.
+
+    A sampler may have `notices`, sentences for the user, and `replays = True` if it reads instead of sampling.
+    """
 
     @property
     def identity(self) -> str:
@@ -284,8 +292,18 @@ class Sampler(Protocol):
     def counts(self, problems: Sequence[Problem], budget: Budget) -> dict[str, int]:
         """How many completions each problem will have: known before any work is done."""
 
-    def sample(self, problems: Sequence[Problem], budget: Budget, done: Collection[Key] = ()) -> Iterator[Completion]:
-        """Every completion of `budget` but those in `done`, one by one, as they are finished."""
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        budget: Budget,
+        done: Collection[Key] = (),
+        wanted: Collection[str] | None = None,
+    ) -> Iterator[Completion]:
+        """Every completion of `budget` but those in `done`, one by one, as they are finished.
+
+        `problems` is the whole task, `wanted` the ids to sample for (None: all); rows of a file that are for none of
+        `problems` are an error, rows for problems that are not wanted are not.
+        """
 
 
 class Sandbox(Protocol):

@@ -1,0 +1,46 @@
+# make demo      evaluate two made-up systems on a small task and print their leaderboard
+# make test      the test suite (quick part); make test-slow: the rest
+# make check     ruff and mypy
+# make wheel     build the wheel, install it in an empty folder, run it there
+# make bench     benchmarks against peers, as ratios
+# Each sets up what it needs in .venv; nothing but Python 3.11 or newer, make and a package index is assumed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow check wheel bench clean
+
+demo: .venv/.core
+	$(BIN)/harness eval --tasks first_steps --model first_steps --model_args system=careful --k 1,2,4 --output_path runs/demo/careful
+	$(BIN)/harness eval --tasks first_steps --model first_steps --model_args system=hasty --k 1,2,4 --output_path runs/demo/hasty
+	$(BIN)/harness report runs/demo/careful runs/demo/hasty
+
+test: .venv/.dev
+	$(BIN)/python -m pytest --quiet
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest --quiet -m slow
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: .venv/.dev
+	sh tests/wheel.sh $(abspath $(BIN))/python
+
+bench: .venv/.dev
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+.venv/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable '.[math]'
+	touch $@
+
+.venv/.dev: .venv/.core
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv dist build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

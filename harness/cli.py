@@ -1,0 +1,295 @@
+"""The command `harness`. Options keep the names that users of lm-evaluation-harness know; `-` and `_` are the same.
+
+`main` is the entry point: an error of ours is printed as its one sentence, with exit status 2. Status 1 means that the
+command ran and found something wrong (ungraded completions, gold solutions that fail). No logic lives here.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.errors import HarnessError, InputError
+
+app = typer.Typer(
+    name="harness",
+    help="Did this training make the model better? Honest evaluation of checkpoints and completions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("-", "_"),
+        "max_content_width": 110,
+    },
+)
+
+
+class ReportFormat(StrEnum):
+    """How `harness report` writes."""
+
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+Tasks = Annotated[str, typer.Option("--tasks", "-t", help="Tasks, separated by commas (harness ls), or FILE.py:NAME.")]
+TaskArgs = Annotated[
+    list[str] | None,
+    typer.Option("--task_args", help="Arguments of the task: path=FILE,... (with several: TASK.path=)."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Programs graded side by side.", show_default="cores")
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="CPU seconds for one program on one test.")]
+Memory = Annotated[int, typer.Option("--mem_limit", min=64, help="MiB of memory for one program.")]
+
+
+@app.command("eval")
+def eval_command(
+    tasks: Tasks,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-M", help="Where completions come from: hf, replay (harness ls), or FILE.py:NAME."),
+    ] = "hf",
+    model_args: Annotated[
+        list[str] | None,
+        typer.Option("--model_args", "-a", help="Arguments of the model: pretrained=DIR,... or path=FILE,..."),
+    ] = None,
+    task_args: TaskArgs = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", "-n", "--n_samples", min=1, help="Completions per problem.", show_default="1; replay: all"),
+    ] = None,
+    k: Annotated[str, typer.Option("--k", help="The ks of pass@k, separated by commas.")] = "1",
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num_fewshot", "-f", min=0, help="Solved examples before each problem.")
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option("--limit", "-L", help="Only so many problems of each task, or this fraction (< 1).")
+    ] = None,
+    samples: Annotated[str, typer.Option("--samples", "-E", help="Only these problem ids, separated by commas.")] = "",
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option("--top_p", min=0, max=1, help="Nucleus sampling.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top_k", min=0, help="Sample from the k likeliest tokens; 0: from all.")] = 0,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", min=1, help="Longest completion, in tokens.")] = 1024,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", help="Stop string; may be given several times.", show_default="the task's"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch_size", "-b", min=1, help="Sequences sampled together.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--apply_chat_template/--no_chat_template",
+            help="Wrap prompts in the model's chat template.",
+            show_default="if it has one",
+        ),
+    ] = None,
+    system_instruction: Annotated[str | None, typer.Option("--system_instruction", help="System message.")] = None,
+    workers: Workers = None,
+    timeout: Timeout = 3.0,
+    mem_limit: Memory = 2048,
+    output_path: Annotated[
+        Path | None,
+        typer.Option("--output_path", "-o", help="Run folder; gone on with if it exists.", show_default="runs/..."),
+    ] = None,
+) -> None:
+    """Evaluate a model, or completions made elsewhere, on tasks.
+
+    harness eval --tasks humaneval --model replay --model_args path=samples.jsonl --k 1,10
+
+    harness eval --tasks gsm8k --model hf --model_args pretrained=./checkpoint --n 16 --temperature 0.7 --k 1,8
+
+    Every completion is stored and graded at once; the same command goes on where an interrupted one stopped.
+    """
+    from harness import evaluate
+    from harness.config import parse_arguments
+    from harness.progress import bars
+    from harness.types import Budget
+
+    arguments = parse_arguments(model_args, "--model_args")
+    for name, value in (
+        ("batch_size", batch_size),
+        ("apply_chat_template", apply_chat_template),
+        ("system_instruction", system_instruction),
+    ):
+        if value is not None:
+            arguments[name] = value
+    budget = Budget(
+        n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, stop=tuple(stop or ()), seed=seed
+    )
+    with bars(_note) as progress:
+        results = evaluate(
+            tasks,
+            model,
+            model_args=arguments,
+            task_args=_task_arguments(tasks, task_args, num_fewshot),
+            k=k,
+            budget=budget,
+            limits=_limits(timeout, mem_limit),
+            limit=limit,
+            samples=samples,
+            workers=workers,
+            output_path=output_path,
+            progress=progress,
+        )
+    _show(results)
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    workers: Workers = None,
+    timeout: Timeout = 3.0,
+    mem_limit: Memory = 2048,
+    k: Annotated[str | None, typer.Option("--k", help="The ks of pass@k.", show_default="as before")] = None,
+) -> None:
+    """Grade the completions of a run again, without sampling; says how many verdicts changed."""
+    from harness.progress import bars
+    from harness.rescore import rescore
+
+    with bars(_note) as progress:
+        results, changes = rescore(run, limits=_limits(timeout, mem_limit), workers=workers, k=k, progress=progress)
+    _show(results)
+    typer.echo(f"{len(changes)} verdicts changed" + (f", first {changes[0]}." if changes else "."))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    format: Annotated[ReportFormat, typer.Option("--format", help="How to write it.")] = ReportFormat.markdown,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")
+    ] = None,
+) -> None:
+    """Write a leaderboard of runs: a row per run, a column per task and metric, and where each number comes from."""
+    from importlib import import_module
+
+    text: str = import_module("harness.leaderboards.render").render(runs, format=str(format))
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(output, text)
+
+
+@app.command("ls")
+def list_command(kind: Annotated[str | None, typer.Argument(help="task or sampler.")] = None) -> None:
+    """List what there is to name: tasks and samplers, your installed ones included."""
+    from harness import registry
+    from harness.errors import UnknownName
+
+    if kind is not None and kind not in registry.BUILT_IN:
+        raise UnknownName("kind of thing", kind, registry.BUILT_IN)
+    for each in [kind] if kind else registry.BUILT_IN:
+        for name, description in registry.names(each).items():
+            typer.echo(f"{each:8} {name:16} {description}")
+
+
+@app.command()
+def convert(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[
+        str, typer.Option("--to", help="humaneval, lm_eval, model_index, parquet, ... (an unknown one lists all).")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
+    model_name: Annotated[
+        str | None, typer.Option("--model_name", help="The model's name in it.", show_default="the run folder's")
+    ] = None,
+) -> None:
+    """Write a run in another tool's format."""
+    from harness.rescore import convert_run
+
+    for path in convert_run(run, to=to, output=output, model=model_name or run.resolve().name):
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
+def selftest(
+    tasks: Tasks,
+    task_args: TaskArgs = None,
+    workers: Workers = None,
+    timeout: Timeout = 3.0,
+    mem_limit: Memory = 2048,
+) -> None:
+    """Run every gold solution of tasks through the grader, and list those that fail, and why."""
+    from harness.selftest import run_gold
+
+    failures = 0
+    for task, graded in run_gold(tasks, _task_arguments(tasks, task_args, None), _limits(timeout, mem_limit), workers):
+        failed = [verdict for verdict in graded if verdict.passed is not True]
+        failures += len(failed)
+        without = len(task.problems) - len(graded)
+        note = f" ({without} problems have none)" if without else ""
+        typer.echo(f"{task.name}: {len(graded) - len(failed)} of {len(graded)} gold solutions pass{note}")
+        for verdict in failed:
+            typer.echo(f"  {verdict.problem_id}: {verdict.status}: {verdict.detail}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _task_arguments(tasks: str, given: list[str] | None, num_fewshot: int | None) -> dict[str, Any]:
+    from harness.config import parse_arguments, parse_list
+
+    arguments = parse_arguments(given, "--task_args")
+    if num_fewshot is not None:
+        names = parse_list(tasks)
+        arguments |= {f"{name}.num_fewshot" if len(names) > 1 else "num_fewshot": num_fewshot for name in names}
+    return arguments
+
+
+def _limits(timeout: float, mem_limit: int) -> Any:
+    from harness.types import Limits
+
+    return Limits(cpu_s=timeout, wall_s=max(10.0, 3 * timeout), memory_bytes=mem_limit << 20)
+
+
+def _note(sentence: str) -> None:
+    typer.echo(f"note: {sentence}", err=True)
+
+
+def _show(results: Any) -> None:
+    """Prints the estimates; ends with status 1 if anything is ungraded."""
+    from harness.results import counts, describe
+
+    typer.echo(describe(results))
+    ungraded = sum(count["ungraded"] for count in counts(results).values())
+    if ungraded:
+        typer.echo(f"harness: {ungraded} completions could not be graded; see verdicts.jsonl.", err=True)
+        raise typer.Exit(1)
+
+
+def _write(path: Path, text: str) -> None:
+    from harness.store import write_atomically
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): choose another --output.") from error
+    typer.echo(f"wrote {path}")
+
+
+def main() -> None:
+    """Runs the command; errors of ours become one sentence and status 2."""
+    try:
+        app()
+    except HarnessError as error:
+        typer.echo(f"harness: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("harness: interrupted; the same command goes on where this one stopped.", err=True)
+        sys.exit(130)
+    except OSError as error:
+        typer.echo(f"harness: {error.filename or 'the system'}: {error.strerror or error}.", err=True)
+        sys.exit(2)

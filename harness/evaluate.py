@@ -1,0 +1,230 @@
+"""Flow 1: a task, completions, untrusted programs graded in isolation, unbiased metrics with intervals, a run folder.
+
+`evaluate` is what `harness eval` and the Python API call; `grade_all` is the flow itself: completions are stored as
+they are sampled and graded while others are still being sampled, and what a run folder holds is not done again.
+Not handled here: comparing runs, training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import manifest, registry
+from harness.config import arguments_by_task, parse_arguments, parse_ks, parse_list
+from harness.errors import InputError, UnknownName
+from harness.progress import Progress, silent
+from harness.sandbox import open_sandbox
+from harness.store import Run, identity, open_run
+from harness.types import Budget, Completion, Execution, Job, Limits, Manifest, Problem, Results, Sampler, Sandbox, Task
+
+
+def evaluate(
+    tasks: str | Sequence[str],
+    model: str = "hf",
+    *,
+    model_args: str | Mapping[str, Any] | None = None,
+    task_args: str | Mapping[str, Any] | None = None,
+    k: str | int | Sequence[int] = 1,
+    budget: Budget = Budget(),
+    limits: Limits = Limits(),
+    limit: float | None = None,
+    samples: str | Sequence[str] = (),
+    workers: int | None = None,
+    output_path: str | Path | None = None,
+    progress: Progress = silent,
+) -> Results:
+    """Evaluates completions of a model on tasks, and leaves a run folder that the same call goes on with.
+
+    Args:
+        tasks: names of tasks (`harness ls task`), or `file.py:function`.
+        model: where completions come from (`harness ls sampler`): `hf`, `replay`, or `file.py:function`.
+        model_args: arguments of the model, `"path=samples.jsonl"` or a mapping.
+        task_args: arguments of the tasks; with several tasks `"humaneval.path=..."`.
+        k: the ks of pass@k; each needs at least k completions of every problem.
+        budget: how completions are sampled, and how many.
+        limits: what one program may use.
+        limit: evaluate only so many problems (or this fraction, below 1) of each task: a fixed pseudo-random subset.
+        samples: evaluate only these problem ids.
+        workers: programs graded side by side; None: one per core.
+        output_path: the run folder; None: `runs/` and a name made of the model, the tasks and a hash of the settings.
+        progress: told what happens while it happens.
+
+    Raises:
+        HarnessError: anything about the input that stands in the way, in one sentence.
+    """
+    names, ks = parse_list(tasks), parse_ks(k)
+    by_task = arguments_by_task(parse_arguments(task_args, "--task_args"), names)
+    loaded = load_tasks(names, by_task)
+    model_arguments = parse_arguments(model_args, "--model_args")
+    sampler: Sampler = registry.build("sampler", model, model_arguments)
+    budget = _budget_for(sampler, model, budget)
+    problems = [problem for task in loaded for problem in task.problems]
+    wanted = choose(loaded, limit, parse_list(samples))
+    expected = sampler.counts(problems, budget)
+    check_ks(ks, {name: n for name, n in expected.items() if name in wanted})
+    with contextlib.ExitStack() as stack:
+        sandbox = None
+        if any(problem.tests for problem in problems):
+            sandbox = stack.enter_context(contextlib.closing(open_sandbox(workers=workers, limits=limits)))
+        made = manifest.make(
+            dict(zip(names, loaded, strict=True)),
+            task_args=by_task,
+            model=model,
+            model_args=model_arguments,
+            model_identity=sampler.identity,
+            budget=budget,
+            limits=limits,
+            sandbox=sandbox.version if sandbox else "none needed",
+        )
+        run = stack.enter_context(open_run(Path(output_path or default_folder(made, model)), made))
+        for notice in run.notices:
+            progress.note(notice)
+        grade_all(run, loaded, sampler, sandbox, budget=budget, wanted=wanted, progress=progress)
+        for notice in getattr(sampler, "notices", ()):
+            progress.note(notice)
+        return finish(run, problems, ks=ks, n=budget.n, wanted=wanted)
+
+
+def grade_all(
+    run: Run,
+    tasks: Sequence[Task],
+    sampler: Sampler,
+    sandbox: Sandbox | None,
+    *,
+    budget: Budget,
+    wanted: set[str],
+    progress: Progress = silent,
+) -> None:
+    """Samples what the run lacks and grades what it has not graded; every record is stored as soon as it is there."""
+    problems = [problem for task in tasks for problem in task.problems]
+    problem_of = {problem.id: problem for problem in problems}
+    task_of = {problem.id: task for task in tasks for problem in task.problems}
+    ungraded = [c for key, c in run.completions.items() if key not in run.verdicts and c.problem_id in wanted]
+    total = sum(n for name, n in sampler.counts(problems, budget).items() if name in wanted)
+    progress.start(total, *(sum(name in wanted for name, _ in records) for records in (run.completions, run.verdicts)))
+
+    def completions() -> Iterator[Completion]:
+        yield from ungraded
+        for completion in sampler.sample(problems, budget, frozenset(run.completions), wanted):
+            run.add_completion(completion)
+            progress.sampled()
+            yield completion
+
+    def store_verdict(completion: Completion, executions: Sequence[Execution]) -> None:
+        task = task_of[completion.problem_id]
+        run.add_verdict(executions, task.grade(problem_of[completion.problem_id], completion, executions))
+        progress.graded()
+
+    def jobs() -> Iterator[Job]:
+        for raw in completions():
+            problem = problem_of[raw.problem_id]
+            completion = task_of[problem.id].extract(problem, raw)
+            if problem.tests:
+                yield Job(problem=problem, completion=completion)
+            else:
+                store_verdict(completion, ())
+
+    for job, executions in sandbox.run(jobs()) if sandbox else _no_programs(jobs()):
+        store_verdict(job.completion, executions)
+
+
+def _no_programs(jobs: Iterator[Job]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
+    """Draws the jobs of tasks without programs: all is done when there are none."""
+    for job in jobs:
+        raise AssertionError(f"{job.problem.id} has tests and there is no sandbox")
+    yield from ()
+
+
+def finish(run: Run, problems: Sequence[Problem], *, ks: Sequence[int], n: int | None, wanted: set[str]) -> Results:
+    """All metrics of what the run holds, written to its results.json."""
+    from harness import results  # numpy and scipy: `harness --help` is to come at once
+
+    completions = [c for c in run.completions.values() if c.problem_id in wanted]
+    final = results.estimate(results.collect(problems, completions, run.verdicts, n=n), ks)
+    run.write_results(results.to_json(final))
+    return final
+
+
+def load_tasks(names: Sequence[str], arguments: Mapping[str, dict[str, Any]]) -> list[Task]:
+    """The tasks by name; ids of problems must be unique over all of them."""
+    if not names:
+        raise InputError("no task was named: give --tasks, one of those that `harness ls task` lists.")
+    tasks: list[Task] = [_with_stops(registry.build("task", name, arguments.get(name, {}))) for name in names]
+    seen: dict[str, str] = {}
+    for task in tasks:
+        if not task.problems:
+            raise InputError(f"the task {task.name} has no problems.")
+        for problem in task.problems:
+            if problem.id in seen:
+                where = (
+                    f"tasks {seen[problem.id]} and {task.name} both have" if seen[problem.id] != task.name else "two"
+                )
+                raise InputError(f"{where} problem {problem.id}: ids must be unique; run the tasks one by one.")
+            seen[problem.id] = task.name
+    return tasks
+
+
+def _budget_for(sampler: Sampler, model: str, budget: Budget) -> Budget:
+    """The budget, of which only n has a meaning where completions are not sampled but read."""
+    if not getattr(sampler, "replays", False):
+        return budget
+    kept = Budget(n=budget.n)
+    for name, value in msgspec.structs.asdict(budget).items():
+        if value != getattr(kept, name):
+            raise InputError(
+                f"{name}={value!r} with the model {model}, whose completions are sampled already: leave it out."
+            )
+    return kept
+
+
+def _with_stops(task: Task) -> Task:
+    if not task.stop:
+        return task
+    problems = (msgspec.structs.replace(p, stop=task.stop) if not p.stop else p for p in task.problems)
+    return replace(task, problems=tuple(problems))
+
+
+def choose(tasks: Sequence[Task], limit: float | None, samples: Sequence[str]) -> set[str]:
+    """Ids of the problems to evaluate: all, those named, or of each task a subset that depends on its ids alone."""
+    if samples:
+        known = {problem.id for task in tasks for problem in task.problems}
+        for name in samples:
+            if name not in known:
+                raise UnknownName("problem", name, known)
+        return set(samples)
+    wanted: set[str] = set()
+    for task in tasks:
+        ids = [problem.id for problem in task.problems]
+        if limit is not None:
+            if limit <= 0:
+                raise InputError(f"--limit {limit:g} leaves no problem: give a number from 1, or a fraction below 1.")
+            ids.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+            ids = ids[: max(1, round(limit * len(ids))) if limit < 1 else int(limit)]
+        wanted.update(ids)
+    return wanted
+
+
+def check_ks(ks: Sequence[int], counts: Mapping[str, int]) -> None:
+    """Refuses k > n before any work: no unbiased estimate exists there (Chen et al. 2021, arXiv 2107.03374)."""
+    k = max(ks)
+    short = {problem: n for problem, n in counts.items() if 0 < n < k}
+    if short:
+        problem = min(short, key=lambda name: short[name])
+        raise InputError(
+            f"pass@{k} needs {k} completions of every problem, and {len(short)} of {len(counts)} problems have fewer "
+            f"({problem} has {short[problem]}): lower --k or add completions."
+        )
+
+
+def default_folder(made: Manifest, model: str) -> Path:
+    """`runs/<model>-<tasks>-<hash>`: the same settings give the same folder, which is then gone on with."""
+    digest = hashlib.sha256(msgspec.json.encode(identity(made), order="deterministic")).hexdigest()[:8]
+    stem = model.rpartition(":")[2]  # the function's name of file.py:function
+    return Path("runs") / "-".join([stem, *(task.name for task in made.tasks), digest])

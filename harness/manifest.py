@@ -1,0 +1,104 @@
+"""What produced a run: `make` gathers versions, hashes and settings into the manifest of a run folder.
+
+Never in it: environment variables, keys, machine names.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import harness
+from harness.types import Budget, Limits, Manifest, Problem, Task, TaskRecord
+
+GRADER = "1"
+"""Raised whenever a change of extraction or grading can change a verdict."""
+
+_PACKAGES = ("numpy", "scipy", "math-verify", "latex2sympy2_extended", "sympy", "torch", "transformers", "datasets")
+
+
+def make(
+    tasks: Mapping[str, Task],
+    *,
+    task_args: Mapping[str, dict[str, Any]],
+    model: str,
+    model_args: dict[str, Any],
+    model_identity: str,
+    budget: Budget,
+    limits: Limits,
+    sandbox: str,
+) -> Manifest:
+    """The manifest of a run that is about to start; tasks and their arguments go by the names that the user gave."""
+    return Manifest(
+        tasks=tuple(_task_record(spec, task, task_args.get(spec, {})) for spec, task in tasks.items()),
+        model=model,
+        model_args=model_args,
+        model_identity=model_identity,
+        budget=budget,
+        limits=limits,
+        grader=GRADER,
+        sandbox=sandbox,
+        environment=environment(),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _task_record(spec: str, task: Task, args: dict[str, Any]) -> TaskRecord:
+    return TaskRecord(
+        name=task.name,
+        spec=spec,
+        args=args,
+        revision=task.revision,
+        n_problems=len(task.problems),
+        problems_sha=_sha([p.id, p.entry_point, p.answer, p.tests] for p in task.problems),
+        prompts_sha=_sha([p.id, p.context, p.prompt, p.stop] for p in task.problems),
+    )
+
+
+def _sha(items: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(msgspec.json.encode(item) + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def problem_sha(problem: Problem) -> str:
+    """Hash of all that a problem says: two runs saw the same problem if and only if it is equal."""
+    return _sha([problem])
+
+
+def environment() -> dict[str, str]:
+    """Versions of ours, of Python, of the platform and of the packages that can change a number."""
+    versions = {"harness": harness.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    revision = git_revision(Path(__file__).resolve().parent.parent)
+    if revision:
+        versions["git"] = revision
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_revision(checkout: Path) -> str | None:
+    """The commit of a checkout, with `-dirty` if files differ from it; None outside one."""
+    if not (checkout / ".git").exists():
+        return None
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        head, status = (
+            subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git here, or no commit yet: the package's version stands alone
+    return head + ("-dirty" if status else "")

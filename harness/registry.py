@@ -1,0 +1,106 @@
+"""Names to objects: built in, `./file.py:name`, or an entry point of an installed package.
+
+`find(kind, name)` gives the function behind a name, `build(kind, name, arguments)` calls it with arguments that came as
+text, and `names(kind)` lists what there is (`harness ls`). A package adds its own with an entry point in the group
+`harness.task` or `harness.sampler`. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import InputError, UnknownName
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "task": {
+        "first_steps": "harness.tasks.first_steps:first_steps",
+        "gsm8k": "harness.tasks.gsm8k:gsm8k",
+        "hendrycks_math": "harness.tasks.hendrycks_math:hendrycks_math",
+        "humaneval": "harness.tasks.humaneval:humaneval",
+        "jsonl": "harness.tasks.jsonl:jsonl",
+        "math_500": "harness.tasks.hendrycks_math:math_500",
+        "mbpp": "harness.tasks.mbpp:mbpp",
+        "mbpp_sanitized": "harness.tasks.mbpp:mbpp_sanitized",
+    },
+    "sampler": {
+        "first_steps": "harness.tasks.first_steps:completions",
+        "hf": "harness.samplers.hf:hf",
+        "replay": "harness.samplers.replay:replay",
+    },
+}
+
+
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """The function that `name` stands for; an unknown name is an error that names the nearest."""
+    if ".py" in name:
+        return _from_file(kind, name)
+    target = BUILT_IN[kind].get(name)
+    if target is not None:
+        module, attribute = target.split(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return found
+    plugins = {point.name: point for point in importlib.metadata.entry_points(group=f"harness.{kind}")}
+    if name not in plugins:
+        raise UnknownName(kind, name, [*BUILT_IN[kind], *plugins])
+    loaded: Callable[..., Any] = plugins[name].load()
+    return loaded
+
+
+def _from_file(kind: str, name: str) -> Callable[..., Any]:
+    path_text, _, attribute = name.partition(":")
+    path = Path(path_text)
+    if not attribute:
+        raise InputError(f"{kind} {name!r} names a file and no function in it: write {path_text}:NAME.")
+    if not path.is_file():
+        raise InputError(f"{kind} {name!r}: there is no file {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{kind} {name!r}: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        raise UnknownName(f"function in {path}", attribute, [n for n in vars(module) if not n.startswith("_")])
+    found: Callable[..., Any] = getattr(module, attribute)
+    return found
+
+
+def build(kind: str, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Calls the function behind `name`; text arguments are converted to what its signature says."""
+    function = find(kind, name)
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function)
+    values: dict[str, Any] = {}
+    for key, value in arguments.items():
+        if key not in parameters:
+            raise UnknownName(f"argument of the {kind} {name}", key, parameters)
+        try:
+            values[key] = msgspec.convert(value, hints.get(key, Any), strict=False)
+        except msgspec.ValidationError as error:
+            raise InputError(f"{kind} {name}: {key}={value!r} is not usable ({error}).") from error
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
+    if missing:
+        option = "--model_args" if kind == "sampler" else "--task_args"
+        raise InputError(f"the {kind} {name} needs {missing[0]}: give it with {option} {missing[0]}=VALUE.")
+    return function(**values)
+
+
+def accepts(kind: str, name: str, argument: str) -> bool:
+    """Whether the function behind `name` has this argument."""
+    return argument in inspect.signature(find(kind, name)).parameters
+
+
+def names(kind: str) -> dict[str, str]:
+    """Every registered name with the first line of what it says of itself."""
+    known = [*BUILT_IN[kind], *(p.name for p in importlib.metadata.entry_points(group=f"harness.{kind}"))]
+    return {name: (inspect.getdoc(find(kind, name)) or "").split("\n")[0] for name in sorted(known)}

@@ -1,0 +1,191 @@
+"""From a run's records to aligned arrays, estimates and results.json.
+
+`collect` aligns completions and verdicts by problem, `estimate` computes every metric with its interval, and
+`to_json` is what results.json holds. All three are pure: the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from harness.types import Completion, Estimate, Floats, Key, Problem, Results, Status, Verdict
+
+SOURCE_PASSED = "source_passed"
+"""The column in which a replayed file's own verdicts are kept: compared with ours, never selected by."""
+
+
+def collect(
+    problems: Sequence[Problem],
+    completions: Iterable[Completion],
+    verdicts: Mapping[Key, Verdict],
+    *,
+    n: int | None = None,
+) -> Results:
+    """Aligns records by problem, in the problems' order; problems without completions are left out, but counted.
+
+    `n` keeps the first n completions of each problem (a run may hold more than are asked for now).
+    """
+    by_problem: dict[str, list[Completion]] = defaultdict(list)
+    for completion in completions:
+        by_problem[completion.problem_id].append(completion)
+    present = tuple(problem for problem in problems if problem.id in by_problem)
+    completions_PG = tuple(tuple(sorted(by_problem[p.id], key=lambda c: c.index)[:n]) for p in present)
+    verdicts_PG = tuple(tuple(verdicts[c.problem_id, c.index] for c in group) for group in completions_PG)
+    return Results(
+        problems_P=present,
+        completions_PG=completions_PG,
+        verdicts_PG=verdicts_PG,
+        passed_PG=tuple(
+            np.array([math.nan if v.passed is None else float(v.passed) for v in group]) for group in verdicts_PG
+        ),
+        answer_PG=tuple(tuple(v.answer for v in group) for group in verdicts_PG),
+        scores=_scores(completions_PG),
+        expected_problems=Counter(problem.task for problem in problems),
+    )
+
+
+def _scores(completions_PG: Sequence[Sequence[Completion]]) -> dict[str, tuple[Floats, ...]]:
+    names = {name for group in completions_PG for c in group for name in c.scores} - {SOURCE_PASSED}
+    columns = {
+        name: tuple(np.array([c.scores.get(name, math.nan) for c in group]) for group in completions_PG)
+        for name in sorted(names)
+    }
+    if any(c.logprob is not None for group in completions_PG for c in group):
+        columns["logprob"] = tuple(
+            np.array([math.nan if c.logprob is None else c.logprob for c in group]) for group in completions_PG
+        )
+    return columns
+
+
+def estimate(results: Results, ks: Sequence[int]) -> Results:
+    """The same results with `estimates` filled: pass@k of every task, unbiased, with its interval over problems."""
+    estimates = {}
+    for task in results.expected_problems:
+        passed_PG = [results.passed_PG[i] for i, problem in enumerate(results.problems_P) if problem.task == task]
+        if passed_PG:
+            n_P = np.array([np.isfinite(group).sum() for group in passed_PG])
+            c_P = np.array([np.nansum(group) for group in passed_PG]).astype(int)
+            estimates[task] = {f"pass@{k}": _pass_at_k(n_P, c_P, k) for k in ks}
+    return replace(results, estimates=estimates)
+
+
+def _pass_at_k(n_P: Any, c_P: Any, k: int) -> Estimate:
+    """One estimate; without a value where ungraded completions leave a problem fewer than k."""
+    from harness.metrics.inference import mean_ci  # scipy.stats takes 0.4 s to import
+    from harness.metrics.subsets import pass_at_k
+
+    estimate = Estimate(
+        name=f"pass@{k}",
+        value=None,
+        low=None,
+        high=None,
+        se=None,
+        n_problems=len(n_P),
+        n_samples=(int(n_P.min()), int(n_P.max())),
+        method="unbiased (Chen et al. 2021); guarded clustered Wilson interval over problems",
+    )
+    short = int((n_P < k).sum())
+    if short:
+        return msgspec.structs.replace(estimate, note=f"{short} problems have fewer than {k} graded completions")
+    u_P = pass_at_k(n_P, c_P, [k])[:, 0]
+    if len(u_P) < 2:
+        return msgspec.structs.replace(estimate, value=float(u_P[0]), note="one problem: no interval")
+    interval = mean_ci(u_P)
+    return msgspec.structs.replace(
+        estimate, value=float(u_P.mean()), low=interval.low, high=interval.high, se=interval.se
+    )
+
+
+def counts(results: Results) -> dict[str, dict[str, Any]]:
+    """For each task: problems with completions and expected, completions, how they ended, what was not graded."""
+    table: dict[str, dict[str, Any]] = {}
+    for task, expected in results.expected_problems.items():
+        rows = [i for i, problem in enumerate(results.problems_P) if problem.task == task]
+        verdicts = [verdict for i in rows for verdict in results.verdicts_PG[i]]
+        completions = [completion for i in rows for completion in results.completions_PG[i]]
+        statuses = Counter(str(verdict.status) for verdict in verdicts)
+        table[task] = {
+            "problems": len(rows),
+            "problems_expected": expected,
+            "completions": len(verdicts),
+            "passed": sum(verdict.passed is True for verdict in verdicts),
+            "ungraded": sum(verdict.passed is None for verdict in verdicts),
+            "sandbox_errors": statuses[Status.sandbox_error],
+            "source_disagreements": _disagreements(completions, verdicts),
+            "truncated": sum(completion.stop_reason == "length" for completion in completions),
+            "statuses": dict(sorted(statuses.items())),
+        }
+    return table
+
+
+def _disagreements(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> int | None:
+    """How often our verdict differs from the one that the file brought; None where it brought none."""
+    pairs = [
+        (completion.scores[SOURCE_PASSED] == 1.0, verdict.passed)
+        for completion, verdict in zip(completions, verdicts, strict=True)
+        if SOURCE_PASSED in completion.scores
+    ]
+    return sum(theirs != ours for theirs, ours in pairs) if pairs else None
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """What results.json holds: estimates by task and metric, the counts behind them, and [n, c] of every problem."""
+    problems: dict[str, dict[str, list[int]]] = {task: {} for task in results.estimates}
+    for problem, passed in zip(results.problems_P, results.passed_PG, strict=True):
+        problems[problem.task][problem.id] = [int(np.isfinite(passed).sum()), int(np.nansum(passed))]
+    return {
+        "tasks": {
+            task: {name: _estimate_fields(estimate) for name, estimate in metrics.items()}
+            for task, metrics in results.estimates.items()
+        },
+        "counts": counts(results),
+        "problems": problems,
+    }
+
+
+def _estimate_fields(estimate: Estimate) -> dict[str, Any]:
+    fields = {name: getattr(estimate, name) for name in estimate.__struct_fields__ if name != "name"}
+    return fields | {"n_samples": list(estimate.n_samples)}
+
+
+def describe(results: Results) -> str:
+    """The results as text for a terminal: estimates in percent, and how completions ended."""
+    from tabulate import tabulate
+
+    parts = []
+    for task, count in counts(results).items():
+        partial = " (PARTIAL)" if count["problems"] < count["problems_expected"] else ""
+        rows = [
+            [name, percent(e.value, 4), f"[{percent(e.low)}, {percent(e.high)}]", percent(e.se), spread(e), e.note]
+            for name, e in results.estimates.get(task, {}).items()
+        ]
+        headers = ["metric", "%", "95% interval", "se", "problems x samples", ""]
+        ended = ", ".join(f"{status} {number}" for status, number in count["statuses"].items())
+        lines = [
+            f"{task}: {count['problems']} of {count['problems_expected']} problems{partial}, "
+            f"{count['completions']} completions, {count['passed']} passed",
+            tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "right")),
+            f"ended: {ended or 'nothing was graded'}; ungraded {count['ungraded']}, truncated {count['truncated']}",
+        ]
+        if count["source_disagreements"] is not None:
+            lines.append(f"{count['source_disagreements']} verdicts differ from those that came with the completions")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A fraction for people; a dash where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def spread(estimate: Estimate) -> str:
+    """`164 x 100`, or `164 x 42-100` where problems have unequal numbers of completions."""
+    low, high = estimate.n_samples
+    return f"{estimate.n_problems} x {low}" + (f"-{high}" if high > low else "")

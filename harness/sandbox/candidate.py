@@ -1,0 +1,157 @@
+"""What runs in a program's own process: loads the program and answers the judge's calls, or runs it as a main program.
+
+Main function: `serve`. Nothing here decides anything: whatever this process says is a claim that the judge reads as
+hostile. It sees the program, then one call after another, and never an expected value or a test's source.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import os
+import sys
+import threading
+from types import ModuleType
+from typing import Any, NoReturn
+
+from harness.sandbox import plain, wire
+
+MAX_TEXT = 200
+READY = wire.pack({"kind": "ready"})
+
+
+class NoInput(io.TextIOBase):
+    """Standard input where there is none: every way of reading raises OSError."""
+
+    def read(self, size: int | None = -1, /) -> str:
+        """Raises."""
+        raise OSError("this program has no standard input")
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        """Raises."""
+        raise OSError("this program has no standard input")
+
+    def readable(self) -> bool:
+        """No."""
+        return False
+
+
+def serve(channel: int) -> NoReturn:
+    """Reads the program from `channel`, then serves it until the judge hangs up. Never returns."""
+    wire.write_all(channel, READY)
+    request = wire.read_message(channel)
+    if request["main"]:
+        _run_main(channel, request["program"])
+    sys.stdin = NoInput()
+    module = _module("candidate")
+    wire.write_all(channel, wire.pack(_load(module, request["program"])))
+    namespace = vars(module)
+    while True:
+        try:
+            request = wire.read_message(channel)
+        except EOFError:
+            os._exit(0)
+        wire.write_all(channel, _answer(namespace, request))
+
+
+def _module(name: str) -> ModuleType:
+    """A registered module for the program, so that dataclasses and pickling find its classes."""
+    module = ModuleType(name)
+    sys.modules[name] = module
+    return module
+
+
+def _load(module: ModuleType, program: str) -> wire.Message:
+    """Compiles and runs the program's top level; says what went wrong, if anything."""
+    try:
+        code = compile(program, "<program>", "exec", dont_inherit=True)
+    except BaseException as error:
+        return {"kind": "compile_error", "text": _describe(error)}
+    try:
+        exec(code, vars(module))
+    except BaseException as error:
+        return _failure(error)
+    return {"kind": "loaded"}
+
+
+def _answer(namespace: dict[str, Any], request: wire.Message) -> bytes:
+    """Calls the function that `request` names; its value or what it raised, as a message."""
+    try:
+        if request["name"] not in namespace:
+            raise NameError(f"the program defines no {request['name']!r}")
+        arguments = [plain.decode(data) for data in request["arguments"]]
+        named = {name: plain.decode(data) for name, data in request["named"].items()}
+        value = namespace[request["name"]](*arguments, **named)
+        message = wire.pack({"kind": "value", "value": _encode(value)})
+    except plain.TooLarge as error:
+        message = wire.pack({"kind": "output_limit", "text": _describe(error)})
+    except BaseException as error:
+        message = wire.pack(_failure(error))
+    if len(message) > plain.MAX_BYTES:
+        message = wire.pack({"kind": "output_limit", "text": f"a value of more than {plain.MAX_BYTES} bytes"})
+    return message
+
+
+def _encode(value: Any) -> plain.Encoded:
+    try:
+        return plain.encode(value)
+    except RecursionError:
+        return plain.encode(plain.Opaque("too deeply nested"))
+
+
+def _failure(error: BaseException) -> wire.Message:
+    kind = "memory" if isinstance(error, MemoryError) else "raised"
+    return {"kind": kind, "name": str(type(error).__name__)[:MAX_TEXT], "text": _describe(error)}
+
+
+def _describe(error: BaseException) -> str:
+    """The exception in one line; its own `__str__` may fail."""
+    try:
+        return f"{type(error).__name__}: {error}"[:MAX_TEXT]
+    except BaseException:
+        return "an exception that cannot be printed"
+
+
+def _run_main(channel: int, program: str) -> NoReturn:
+    """Runs the program as `python main.py` would, its input and output being 0 and 1, and exits with its status."""
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
+    sys.argv = ["main.py"]
+    module = _module("__main__")
+    status, message = _main_status(program, module)
+    try:
+        _finish(module)
+    except BaseException as error:
+        status, message = status or 120, message or _failure(error)
+    if message is not None:
+        wire.write_all(channel, wire.pack(message))
+    os._exit(status)
+
+
+def _finish(module: ModuleType) -> None:
+    """What the interpreter does at its end: waits for threads, runs exit functions, flushes, drops open files."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    vars(module).clear()
+    gc.collect()
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
+
+
+def _main_status(program: str, module: ModuleType) -> tuple[int, wire.Message | None]:
+    try:
+        code = compile(program, "main.py", "exec", dont_inherit=True)
+    except BaseException as error:
+        return 1, {"kind": "compile_error", "text": _describe(error)}
+    try:
+        exec(code, vars(module))
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return (stop.code or 0) & 255, None
+        return 1, _failure(stop)
+    except BaseException as error:
+        return 1, _failure(error)
+    return 0, None

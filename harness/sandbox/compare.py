@@ -1,0 +1,113 @@
+"""Is an answer the expected one? For call tests (values) and stdio tests (text). Script tests compare for themselves.
+
+Main functions: `same_value`, `same_output`; `digest_value` and `digest_output` name equal answers equally, for votes.
+They run in the judge on decoded plain data. Not handled: several right answers; that takes a script test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from itertools import zip_longest
+from math import isclose, isnan
+from typing import Any
+
+from harness.sandbox import plain
+
+RELATIVE = 1e-6
+ABSOLUTE = 1e-9
+NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+MAX_NUMERAL = 400
+"""Characters of a token that is read as a number."""
+SHOWN = 60
+"""Characters of a value in a message."""
+
+
+def same_value(expected: Any, got: Any) -> bool:
+    """Python's ==, but a list expected (JSON has no tuples) may be a tuple, and expected floats have a tolerance."""
+    if type(expected) is float:
+        return _close(expected, got)
+    if type(expected) in (list, tuple):
+        types = (list, tuple) if type(expected) is list else (tuple,)
+        return type(got) in types and len(expected) == len(got) and all(map(same_value, expected, got))
+    if type(expected) is dict:
+        return type(got) is dict and expected.keys() == got.keys() and all(same_value(expected[k], got[k]) for k in got)
+    return bool(expected == got)
+
+
+def _close(expected: float, got: Any) -> bool:
+    if type(got) not in (int, float, bool):
+        return False
+    if isnan(expected):
+        return bool(got != got)
+    try:
+        return expected == got or isclose(expected, got, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def same_output(expected: str, got: str) -> bool:
+    """All tokens between white space must agree; a non-integer number has a tolerance."""
+    return _first_difference(expected, got) is None
+
+
+def explain_output(expected: str, got: str) -> str:
+    """Where the outputs differ, for people."""
+    difference = _first_difference(expected, got)
+    if difference is None:
+        return "no difference"
+    position, wanted, found = difference
+    return f"token {position + 1}: expected {shown(wanted)}, got {shown(found)}"
+
+
+def _first_difference(expected: str, got: str) -> tuple[int, str | None, str | None] | None:
+    for position, (wanted, found) in enumerate(zip_longest(expected.split(), got.split())):
+        if wanted != found and (wanted is None or found is None or not _same_token(wanted, found)):
+            return position, wanted, found
+    return None
+
+
+def _same_token(wanted: str, found: str) -> bool:
+    if not any(mark in wanted for mark in ".eE") or max(len(wanted), len(found)) > MAX_NUMERAL:
+        return False
+    if NUMERAL.fullmatch(wanted) is None or NUMERAL.fullmatch(found) is None:
+        return False
+    return isclose(float(wanted), float(found), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def digest_value(value: Any) -> str:
+    """The same short name for values that are equal under ==, but for tuples, which count as lists."""
+    return _digest(plain.dumps(_canonical(plain.encode(value))))
+
+
+def digest_output(text: str) -> str:
+    """The same short name for outputs of the same tokens."""
+    return _digest(" ".join(text.split()).encode("utf-8", "surrogatepass"))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _canonical(data: plain.Encoded) -> plain.Encoded:
+    """Encoded data in which order does not matter where it does not in Python, and equal numbers look equal."""
+    if type(data) is bool or (type(data) is float and data.is_integer()):
+        return int(data) if abs(data) < plain.SMALL_INT else data
+    if type(data) is list:
+        return [_canonical(item) for item in data]
+    if type(data) is not dict:
+        return data
+    ((tag, body),) = data.items()
+    body = _canonical(body)
+    if tag == "t":
+        return body
+    return {"s" if tag == "z" else tag: sorted(body, key=plain.dumps) if tag in "sdz" else body}
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, on one line, and never failing."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError, MemoryError):  # integers beyond Python's limit of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,271 @@
+"""The judge: the one process that holds programs' answers and expected values together, and decides.
+
+Main function: `main`, a loop over jobs from the parent. It has the zygote start a process for each script test, each
+stdio test and each run of call tests, talks to it, and reports executions as soon as they are sure. It is confined too,
+and an alarm ends it if an answer makes a comparison endless: the parent then knows which test that was.
+Not handled: whether a verdict that hit the wall clock is repeated (the parent's decision), and dead judges (same).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from harness.sandbox import compare, lockdown, plain, wire
+from harness.sandbox.program import (
+    Outcome,
+    Program,
+    ProgramEnded,
+    SandboxFailed,
+    Usage,
+    end,
+    explain_death,
+    last_word,
+    load,
+    read_output,
+    start,
+    word,
+)
+from harness.sandbox.scripts import CandidateRaised, call, run_script
+
+MEMORY_BYTES = 4 << 30
+EXTRA_CPU_S = 2.0
+"""CPU time that the judge itself may spend on one process's answers, beyond the program's own limit."""
+EXTRA_WALL_S = 5.0
+RECURSION_LIMIT = 5000
+"""Decoding takes a few frames per level of nesting, on top of the test's own."""
+MAX_DETAIL = 300
+MAX_TEXT = 10_000
+"""Characters that are looked at for a detail."""
+MAX_STDOUT = 4096
+"""Characters of output kept in a record."""
+F_ADD_SEALS, ALL_SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
+
+Test = dict[str, Any]
+Report = dict[str, Any]
+
+
+class Desk:
+    """What the judge works with: its two connections, the limits, and the tests of the problem at hand."""
+
+    def __init__(self, parent: socket.socket, control: socket.socket) -> None:
+        self.parent = parent
+        self.control = control
+        self.tests: list[Test] = []
+        self.entry_point: str | None = None
+        self.limits: dict[str, float] = {}
+        self.all_tests = False
+
+
+def judge_job(desk: Desk, source: str) -> Iterator[list[Report]]:
+    """Runs one program on the tests; yields the reports of each process as it has ended."""
+    done = 0
+    while done < len(desk.tests):
+        kind, group = next(groupby(desk.tests[done:], key=lambda test: str(test["kind"])))
+        if kind == "call":
+            reports = judge_calls(desk, source, list(group))
+        else:
+            reports = [judge_single(desk, source, desk.tests[done])]
+        yield reports
+        done += len(reports)
+        if not desk.all_tests and reports[-1]["status"] != "passed":
+            return
+
+
+def judge_single(desk: Desk, source: str, test: Test) -> Report:
+    """A script or stdio test in a process of its own."""
+    if test["kind"] == "stdio":
+        return judge_stdio(desk, source, test)
+    program = start(desk.control, desk.parent, desk.limits)
+    outcome, usage = Outcome("sandbox_error", "the process of a program was not ended"), None
+    try:
+        outcome = _loaded(program, source) or run_script(
+            program, script=test["input"], setup=test["setup"], entry_point=desk.entry_point
+        )
+    except ProgramEnded:
+        pass
+    except SandboxFailed as error:
+        outcome = Outcome("sandbox_error", str(error))
+    usage = end(program)
+    return _report(test, _final(program, usage, outcome), usage, program)
+
+
+def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
+    """Call tests in one process, in order, up to the first that fails (or that ends the process)."""
+    program = start(desk.control, desk.parent, desk.limits)
+    outcomes: list[tuple[Outcome, str | None]] = []
+    try:
+        failed = _loaded(program, source)
+        if failed is not None:
+            outcomes = [(failed, None)] * (len(tests) if desk.all_tests else 1)
+        while len(outcomes) < len(tests) and (desk.all_tests or not outcomes or outcomes[-1][0].status == "passed"):
+            outcomes.append(_judge_call(program, desk.entry_point, tests[len(outcomes)]))
+    except (ProgramEnded, SandboxFailed) as error:
+        outcomes.append((Outcome("sandbox_error", str(error)), None))
+    usage = end(program)
+    if program.fatal is not None:
+        last = _final(program, usage, outcomes[-1][0])
+        # the limit is for all of these tests together: none is left for the others
+        rest = len(tests) - len(outcomes) if desk.all_tests and last.status == "timeout" else 0
+        outcomes[-1:] = [(last, None)] * (1 + rest)
+    reports = [_report(test, outcome, None, program, digest=digest) for test, (outcome, digest) in zip(tests, outcomes)]  # noqa: B905
+    reports[-1].update(_measured(usage))
+    return reports
+
+
+def _judge_call(program: Program, entry_point: str | None, test: Test) -> tuple[Outcome, str | None]:
+    if entry_point is None:
+        raise SandboxFailed("a call test needs a problem with an entry point")
+    try:
+        got = call(program, entry_point, tuple(plain.decode(test["input"])), {})
+    except Exception as error:
+        if isinstance(error, CandidateRaised):
+            return Outcome("runtime_error", str(error)), None
+        raise
+    expected = plain.decode(test["expected"])
+    digest = compare.digest_value(got)
+    if compare.same_value(expected, got):
+        return Outcome("passed"), digest
+    return Outcome("wrong", f"expected {compare.shown(expected)}, got {compare.shown(got)}"), digest
+
+
+def judge_stdio(desk: Desk, source: str, test: Test) -> Report:
+    """One run of the program as a main program; its output is compared here."""
+    standard_input = _sealed(test["input"])
+    reading, writing = os.pipe()
+    program = start(desk.control, desk.parent, desk.limits, descriptors=(standard_input, writing))
+    os.close(standard_input)
+    os.close(writing)
+    output, last, ended = b"", {}, Outcome("passed")
+    try:
+        load(program, source, main=True)
+        output = read_output(program, reading, int(desk.limits["output_bytes"]))
+        last = last_word(program)
+    except ProgramEnded:
+        pass
+    except SandboxFailed as error:
+        ended = Outcome("sandbox_error", str(error))
+    os.close(reading)
+    usage = end(program)
+    if program.fatal is not None or ended.status != "passed":
+        return _report(test, _final(program, usage, ended), usage, program)
+    text = output.decode("utf-8", "surrogateescape")
+    outcome = _main_ended(usage, program, last) or _judge_output(test["expected"], text)
+    return _report(test, outcome, usage, program, stdout=text, digest=compare.digest_output(text))
+
+
+def _main_ended(usage: Usage, program: Program, last: wire.Message) -> Outcome | None:
+    """What a main program's end means, None if it was an orderly one."""
+    if usage.wait_status == 0:
+        return None
+    if os.WIFSIGNALED(usage.wait_status):
+        return explain_death(program, usage)
+    kind = {"compile_error": "compile_error", "memory": "memory"}.get(word(last, "kind"), "runtime_error")
+    return Outcome(kind, word(last, "text") or f"exited with status {os.WEXITSTATUS(usage.wait_status)}")
+
+
+def _judge_output(expected: str, got: str) -> Outcome:
+    if compare.same_output(expected, got):
+        return Outcome("passed")
+    return Outcome("wrong", compare.explain_output(expected, got))
+
+
+def _sealed(text: str) -> int:
+    """A file in memory that holds `text` and can only be read."""
+    descriptor = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    wire.write_all(descriptor, text.encode("utf-8", "surrogateescape"))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl.fcntl(descriptor, F_ADD_SEALS, ALL_SEALS)
+    return descriptor
+
+
+def _loaded(program: Program, source: str) -> Outcome | None:
+    """None if the program's top level ran, else how it failed."""
+    answer = load(program, source)
+    if answer["kind"] == "loaded":
+        return None
+    known = {"compile_error": "compile_error", "memory": "memory", "raised": "runtime_error"}
+    return Outcome(known.get(answer["kind"], "tampered"), word(answer, "text"))
+
+
+def _final(program: Program, usage: Usage, outcome: Outcome) -> Outcome:
+    """What ended the process decides; what the test thought of it counts only if nothing did."""
+    if program.fatal is None:
+        return outcome
+    return explain_death(program, usage) if program.fatal.status == "died" else program.fatal
+
+
+def _measured(usage: Usage) -> Report:
+    return {"cpu_s": usage.cpu_s, "wall_s": usage.wall_s, "max_rss_bytes": usage.max_rss_bytes}
+
+
+def _report(
+    test: Test,
+    outcome: Outcome,
+    usage: Usage | None,
+    program: Program,
+    *,
+    stdout: str | None = None,
+    digest: str | None = None,
+) -> Report:
+    """One execution for the parent. `again`: only the wall clock ended it, so it deserves a quiet moment."""
+    report: Report = {
+        "test_id": test["id"],
+        "status": outcome.status,
+        "detail": _storable(" ".join(outcome.detail[:MAX_TEXT].split())[:MAX_DETAIL]),
+        "again": program.hit_wall and outcome.status == "timeout",
+        "stdout": None if stdout is None else _storable(stdout[:MAX_STDOUT]),
+        "value_digest": digest,
+    }
+    return report | (_measured(usage) if usage else {})
+
+
+def _storable(text: str) -> str:
+    """Text that UTF-8 can hold: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def set_alarm(limits: dict[str, float] | None) -> None:
+    """The kernel ends the judge if one process's answers keep it busy too long; None disarms."""
+    signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"] + EXTRA_CPU_S if limits else 0)
+    signal.setitimer(signal.ITIMER_REAL, limits["wall_s"] + EXTRA_WALL_S if limits else 0)
+
+
+def serve(desk: Desk) -> None:
+    """Jobs from the parent until it hangs up. A job that brings no tests is for the same problem as the one before."""
+    descriptor = desk.parent.fileno()
+    while True:
+        try:
+            job = wire.read_message(descriptor)
+        except EOFError:
+            return
+        if "tests" in job:
+            desk.tests, desk.entry_point = job["tests"], job["entry_point"]
+            desk.limits, desk.all_tests = job["limits"], job["all_tests"]
+        set_alarm(desk.limits)
+        for reports in judge_job(desk, job["program"]):
+            set_alarm(desk.limits)
+            wire.write_all(descriptor, wire.pack({"reports": reports}))
+        set_alarm(None)
+        wire.write_all(descriptor, wire.pack({"done": True}))
+
+
+def main() -> None:
+    """Prepares this process and serves; arguments: a JSON object with the descriptors `parent` and `control`."""
+    options = json.loads(sys.argv[1])
+    parent, control = socket.socket(fileno=options["parent"]), socket.socket(fileno=options["control"])
+    confinement = lockdown.prepare(memory_bytes=MEMORY_BYTES, judge=True)
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    if control.recv(16) != b"ready":
+        raise SystemExit("the zygote did not start")
+    lockdown.confine(confinement)
+    wire.write_all(parent.fileno(), wire.pack({"ready": True}))
+    os.dup2(1, 2)  # the parent read our errors up to here
+    serve(Desk(parent, control))

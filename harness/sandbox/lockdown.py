@@ -1,0 +1,72 @@
+"""The tier "landlock": what the judge, the zygote and every program's process give up, for good.
+
+Main functions: `prepare` once per process, `confine` where it must become harmless. In that order: no capabilities, no
+new privileges, resource limits, no access to files but the standard library, no system calls but those of computing and
+reading. Children inherit all of it. Not handled: memory of several processes together (a program has one process), and
+hiding file names and sizes.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from typing import NamedTuple
+
+from harness.sandbox import landlock, seccomp, syscalls
+
+MAX_OPEN_FILES = 64
+
+
+class Confinement(NamedTuple):
+    """What `confine` needs, built beforehand because that takes a few milliseconds."""
+
+    rules: int
+    """File descriptor of the Landlock rules."""
+    calls: seccomp.Filter
+
+
+def prepare(*, memory_bytes: int, judge: bool = False) -> Confinement:
+    """Gives up privileges and sets the limits that children inherit; OSError where the machine lacks something."""
+    syscalls.machine()
+    old_landlock = landlock.version() < 3
+    confinement = Confinement(
+        rules=landlock.ruleset(),
+        calls=seccomp.Filter(seccomp.build(judge=judge, refuse_truncation=old_landlock)),
+    )
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.drop_capabilities()
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # no other process of this user may look into it
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
+    ):
+        lower_limit(limit, value)
+    return confinement
+
+
+def lower_limit(limit: int, value: int) -> None:
+    """Sets a resource limit, soft and hard, to `value` or to the hard limit that is there, if that is lower."""
+    _, hard = resource.getrlimit(limit)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(limit, (value, value))
+
+
+def grow_stack(size: int) -> None:
+    """Lets the main thread's stack grow to `size`: programs recurse. Threads keep the size set at start."""
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
+
+
+def confine(confinement: Confinement) -> None:
+    """After this the process can compute and talk over what it holds open, and little else."""
+    syscalls.call("landlock_restrict_self", confinement.rules, 0)
+    confinement.calls.install()
+
+
+def die_with_parent() -> None:
+    """The kernel kills this process when the one that forked it dies."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)

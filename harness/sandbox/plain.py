@@ -1,0 +1,313 @@
+"""Values as plain data between the judge and a program's process: tagged JSON, decoded into exact built-in types.
+
+Main functions: `encode` and `loads`. `loads` reads hostile data: it builds nothing but built-in and standard-library
+values, and refuses what is too large, too deep or made of equal hashes. What is not plain data arrives as an `Opaque`,
+equal to nothing. Subclasses of built-in types travel by value, without a call of any method that they could override.
+Not handled: identity, mutation of arguments, and values shared within a value (they arrive as copies).
+
+JSON: None, bool, most str, small int, finite float and list are themselves; all else is an object with one tag as its key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+MAX_BYTES = 4 << 20
+"""Of one encoded value."""
+MAX_DEPTH = 200
+MAX_INT_BITS = 1 << 22
+MAX_ITEMS = 100_000
+"""That are taken from a generator or iterator."""
+MAX_EQUAL_HASHES = 256
+"""In one set or dict: equal hashes make it quadratic to build, and honest data has none."""
+SMALL_INT = 10**15
+MAX_NUMERAL = 10_000
+"""Characters of a Decimal."""
+
+Encoded = Any
+"""What `json` understands."""
+
+
+class NotPlain(Exception):
+    """A value that strict encoding refuses: it is not plain data, and no program made it."""
+
+
+class TooLarge(ValueError):
+    """A value beyond one of the limits above."""
+
+
+class Garbled(ValueError):
+    """Bytes that `dumps` does not produce, or that are beyond the limits."""
+
+
+class Opaque:
+    """A value that was not plain data: true, hashable, and equal to nothing, itself included."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} object>"
+
+
+class Consumed:
+    """What a generator or iterator gave: iterable once, equal to nothing but itself."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = iter(items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.items)
+
+
+_DICT: dict[int, int] = {}
+_ITERABLES: tuple[Any, ...] = ([], (), "", _DICT, _DICT.values(), _DICT.items(), set(), range(0))
+ITERATORS: tuple[type, ...] = (
+    *(type(iter(each)) for each in _ITERABLES),
+    *(type(_ for _ in ()), type(reversed([])), map, filter, zip, reversed, enumerate, Consumed),
+)
+KEYS: type = type(_DICT.keys())
+VALUES: type = type(_DICT.values())
+ITEMS: type = type(_DICT.items())
+
+
+def encode(value: Any, *, strict: bool = False, depth: int = 0) -> Encoded:
+    """`value` as JSON-ready data. What is not plain becomes an opaque mark, or NotPlain if `strict`."""
+    kind = type(value)
+    if value is None or kind is bool or (kind is str and value.isascii()):
+        return value
+    if kind is int and -SMALL_INT < value < SMALL_INT:
+        return value
+    if kind is float and isfinite(value):
+        return value
+    if depth >= MAX_DEPTH:
+        raise TooLarge(f"nested deeper than {MAX_DEPTH}")
+
+    def many(items: Iterable[Any]) -> list[Encoded]:
+        return [encode(item, strict=strict, depth=depth + 1) for item in items]
+
+    if kind is list:
+        return many(value)
+    if kind is tuple:
+        return {"t": many(value)}
+    if kind is dict:
+        return {"d": [many(pair) for pair in value.items()]}
+    return _encode_rare(value, kind, many, strict)
+
+
+def _encode_rare(value: Any, kind: type, many: Callable[[Iterable[Any]], list[Encoded]], strict: bool) -> Encoded:
+    for builtin, to_json in _BY_BUILTIN:
+        if issubclass(kind, builtin):  # asks the real type: `__class__` can lie
+            return to_json(value, many)
+    if kind is KEYS or kind is VALUES or kind is ITEMS:
+        return {"v": ["keys" if kind is KEYS else "values" if kind is VALUES else "items", many(value)]}
+    if kind in ITERATORS or kind.__module__ == "itertools":
+        return {"g": many(_capped(value))}
+    if kind in _EXACT:
+        return _EXACT[kind](value, many)
+    if kind is Opaque:
+        if strict:
+            raise TypeError(f"{value!r} came from the program and is not plain data: it cannot be sent back")
+        return {"o": value.kind}
+    if strict:
+        raise NotPlain(f"a value of type {kind.__name__} cannot be sent to the program")
+    return {"o": str(kind.__name__)[:80]}
+
+
+def _capped(items: Iterable[Any]) -> Iterator[Any]:
+    iterator = iter(items)
+    yield from islice(iterator, MAX_ITEMS)
+    for _ in iterator:
+        raise TooLarge(f"an iterator of more than {MAX_ITEMS} items")
+
+
+def _encode_int(value: int, many: object) -> Encoded:
+    exact = int.__int__(value)
+    if exact.bit_length() > MAX_INT_BITS:
+        raise TooLarge(f"an integer of more than {MAX_INT_BITS} bits")
+    return exact if -SMALL_INT < exact < SMALL_INT else {"i": hex(exact)}
+
+
+def _encode_float(value: float, many: object) -> Encoded:
+    exact = float.__float__(value)
+    return exact if isfinite(exact) else {"f": repr(exact)}
+
+
+def _encode_str(value: str, many: object) -> Encoded:
+    exact = str.__str__(value)
+    try:
+        exact.encode()
+    except UnicodeEncodeError:  # JSON would join two surrogates to one character
+        return {"u": exact.encode("utf-8", "surrogatepass").hex()}
+    return exact
+
+
+Many = Callable[[Iterable[Any]], list[Encoded]]
+_BY_BUILTIN: tuple[tuple[type, Callable[[Any, Many], Encoded]], ...] = (
+    (int, _encode_int),
+    (float, _encode_float),
+    (str, _encode_str),
+    (list, lambda value, many: many(list.__iter__(value))),
+    (tuple, lambda value, many: {"t": many(tuple.__iter__(value))}),
+    (dict, lambda value, many: {"d": [many(pair) for pair in dict.items(value)]}),
+    (set, lambda value, many: {"s": many(set.__iter__(value))}),
+    (frozenset, lambda value, many: {"z": many(frozenset.__iter__(value))}),
+    (bytes, lambda value, many: {"b": bytes.hex(value)}),
+    (bytearray, lambda value, many: {"y": bytearray.hex(value)}),
+    (complex, lambda value, many: {"c": many([complex.real.__get__(value), complex.imag.__get__(value)])}),
+    (deque, lambda value, many: {"q": many(deque.__iter__(value))}),
+)
+_EXACT: dict[type, Callable[[Any, Many], Encoded]] = {
+    range: lambda value, many: {"r": many([value.start, value.stop, value.step])},
+    Fraction: lambda value, many: {"F": many([value.numerator, value.denominator])},
+    Decimal: lambda value, many: {"D": str(value)},
+    datetime: lambda value, many: {"T": ["datetime", value.isoformat()]},
+    date: lambda value, many: {"T": ["date", value.isoformat()]},
+    time: lambda value, many: {"T": ["time", value.isoformat()]},
+    timedelta: lambda value, many: {"T": ["timedelta", [value.days, value.seconds, value.microseconds]]},
+}
+
+
+def decode(data: Encoded, depth: int = 0) -> Any:
+    """The value that `data` stands for. Raises Garbled, or another error of bad data that `loads` turns into it."""
+    if type(data) is list:
+        return _decode_many(data, depth)
+    if type(data) is not dict:
+        return data
+    if len(data) != 1:
+        raise Garbled("an object without exactly one tag")
+    ((tag, body),) = data.items()
+    if tag not in _DECODERS:
+        raise Garbled("an unknown tag")
+    return _DECODERS[tag](body, depth)
+
+
+def _decode_many(items: Any, depth: int) -> list[Any]:
+    if type(items) is not list or depth >= MAX_DEPTH:
+        raise Garbled("not a list, or nested too deep")
+    return [decode(item, depth + 1) if type(item) in (list, dict) else item for item in items]
+
+
+def _hashable(items: list[Any]) -> list[Any]:
+    if len(items) > MAX_EQUAL_HASHES and len(items) - len({hash(item) for item in items}) > MAX_EQUAL_HASHES:
+        raise Garbled("too many equal hashes")
+    return items
+
+
+def _decode_int(body: Any, depth: int) -> int:
+    if type(body) is not str or len(body) > MAX_INT_BITS // 4 + 4:
+        raise Garbled("not an integer of a legal size")
+    return int(body, 16)
+
+
+def _decode_dict(body: Any, depth: int) -> dict[Any, Any]:
+    pairs = [_decode_many(pair, depth) for pair in body]
+    _hashable([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _decode_view(body: Any, depth: int) -> Any:
+    name, items = body
+    found = _decode_many(items, depth)
+    if name == "keys":
+        return dict.fromkeys(_hashable(found)).keys()
+    if name == "values":
+        return dict(enumerate(found)).values()
+    _hashable([key for key, _ in found])
+    return dict(found).items()
+
+
+def _decode_float(body: Any, depth: int) -> float:
+    if body not in ("nan", "inf", "-inf"):
+        raise Garbled("a float that should have been a number")
+    return float(body)
+
+
+def _decode_complex(body: Any, depth: int) -> complex:
+    real, imaginary = _decode_many(body, depth)
+    if type(real) is not float or type(imaginary) is not float:
+        raise Garbled("a complex number of something else than floats")
+    return complex(real, imaginary)
+
+
+def _decode_decimal(body: Any, depth: int) -> Decimal:
+    if type(body) is not str or len(body) > MAX_NUMERAL:
+        raise Garbled("not a decimal of a legal size")
+    return Decimal(body)
+
+
+_MOMENTS: dict[str, Callable[[Any], Any]] = {
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda parts: timedelta(*parts),
+}
+_DECODERS: dict[str, Callable[[Any, int], Any]] = {
+    "i": _decode_int,
+    "f": _decode_float,
+    "t": lambda body, depth: tuple(_decode_many(body, depth)),
+    "d": _decode_dict,
+    "s": lambda body, depth: set(_hashable(_decode_many(body, depth))),
+    "z": lambda body, depth: frozenset(_hashable(_decode_many(body, depth))),
+    "u": lambda body, depth: bytes.fromhex(body).decode("utf-8", "surrogatepass"),
+    "b": lambda body, depth: bytes.fromhex(body),
+    "y": lambda body, depth: bytearray.fromhex(body),
+    "c": _decode_complex,
+    "q": lambda body, depth: deque(_decode_many(body, depth)),
+    "v": _decode_view,
+    "g": lambda body, depth: Consumed(_decode_many(body, depth)),
+    "r": lambda body, depth: range(*_decode_many(body, depth)),
+    "F": lambda body, depth: Fraction(*_decode_many(body, depth)),
+    "D": _decode_decimal,
+    "T": lambda body, depth: _MOMENTS[body[0]](body[1]),
+    "o": lambda body, depth: Opaque(str(body)[:80]),
+}
+
+
+def dumps(data: Encoded) -> bytes:
+    """JSON-ready data (`encode`d values and plain words) as ASCII bytes."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _refuse(name: str) -> Any:
+    raise Garbled(f"the bare word {name}")
+
+
+def parse(message: bytes) -> Any:
+    """Hostile bytes as JSON data, values not yet decoded; Garbled if they are none."""
+    try:
+        return json.loads(message.decode("ascii"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise Garbled("not JSON") from error
+
+
+def loads(data: Encoded) -> Any:
+    """The value in hostile JSON data; Garbled whatever is wrong with it."""
+    try:
+        return decode(data)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise Garbled(f"no value: {type(error).__name__}") from error

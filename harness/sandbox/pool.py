@@ -1,0 +1,299 @@
+"""Streams jobs through the workers: the object that `open_sandbox` returns.
+
+Main class: `Pool`. Jobs are pulled in the calling thread while a worker is idle, results come as they are finished.
+Equal programs of one problem run once. A program that ran out of wall clock only, or whose judge died, runs again alone
+at the end. Not handled: several runs of one pool at the same time (refused).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from signal import SIGPROF
+from types import TracebackType
+from typing import Any
+
+from harness.errors import InputError, SandboxUnavailable
+from harness.sandbox import plain, worker
+from harness.sandbox.tiers import PROBE, Tier, version
+from harness.sandbox.worker import Worker, WorkerDied
+from harness.types import Completion, Execution, Job, Limits, Problem, Status, Test
+
+MAX_PROGRAM_CHARACTERS = plain.MAX_BYTES // 4
+MAX_REMEMBERED = 4096
+"""Programs whose executions are kept for equal ones to come, and jobs that wait for an equal one under way."""
+
+Fingerprint = tuple[str, str, str]
+Executions = tuple[Execution, ...]
+
+
+class Pool:
+    """A `types.Sandbox`: workers of one tier under one set of limits. Use it in a `with`, or close it."""
+
+    def __init__(self, tier: Tier, limits: Limits, *, workers: int, all_tests: bool) -> None:
+        self._tier = tier
+        self._limits = limits
+        self._all_tests = all_tests
+        self._running = False
+        self._closed = False
+        self._workers: list[Worker | None] = [None] * workers
+        try:
+            for position in range(workers):
+                self._workers[position] = worker.start(tier, limits)
+            for each in self._workers:
+                if each is not None:
+                    worker.await_ready(each)
+            self._keep_promises()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def version(self) -> str:
+        """Tier, protocol, Python and packages: what may change a verdict."""
+        return version(self._tier)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every process that was started; harmless when repeated."""
+        self._closed = True
+        for position, each in enumerate(self._workers):
+            if each is not None:
+                worker.stop(each)
+            self._workers[position] = None
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Executions]]:
+        """Each job with its executions, in the order in which they are finished."""
+        if self._closed or self._running:
+            raise InputError("this sandbox is closed or in use: open one sandbox for each run at the same time.")
+        self._running = True
+        stream = _Stream(iter(jobs))
+        try:
+            while not stream.exhausted:
+                yield from self._drain(stream)
+                while stream.again:
+                    job = stream.again.pop(0)
+                    yield from stream.finish(job, self._run_alone(job))
+        finally:
+            self._running = False
+            self._stop_busy()
+
+    def _drain(self, stream: _Stream) -> Iterator[tuple[Job, Executions]]:
+        """Everything but what must be repeated alone, until the source ends or too many jobs wait for such a one."""
+        busy: dict[int, Worker] = {}
+        while True:
+            idle = [position for position in range(len(self._workers)) if position not in busy]
+            if idle and not stream.exhausted and stream.n_waiting < MAX_REMEMBERED:
+                job, known = stream.pull()
+                if job is not None and known is not None:
+                    yield job, known
+                elif job is not None:
+                    busy[idle[0]] = self._give(idle[0], job)
+                if not busy:
+                    continue
+            elif not busy:
+                return
+            can_pull = len(busy) < len(self._workers) and not stream.exhausted and stream.n_waiting < MAX_REMEMBERED
+            for position in self._ready(busy, 0.0 if can_pull else None):
+                job, executions = self._collect(busy[position])
+                if job is not None:
+                    del busy[position]
+                if job is not None and executions is None:
+                    stream.again.append(job)
+                elif job is not None and executions is not None:
+                    yield from stream.finish(job, executions)
+
+    def _ready(self, busy: dict[int, Worker], timeout: float | None) -> list[int]:
+        """Positions of the workers with news, or beyond their last deadline."""
+        if timeout is None:
+            timeout = max(0.0, min(each.give_up_at for each in busy.values()) - time.monotonic())
+        ready = {id(each) for each in worker.wait_any(list(busy.values()), timeout)}
+        now = time.monotonic()
+        return [position for position, each in busy.items() if id(each) in ready or now > each.give_up_at]
+
+    def _give(self, position: int, job: Job) -> Worker:
+        """Submits a job to the worker at `position`, starting a new one where the old one has gone."""
+        for attempt in range(2):
+            found = self._workers[position]
+            if found is None:
+                found = self._workers[position] = worker.start(self._tier, self._limits)
+                worker.await_ready(found)
+            try:
+                worker.submit(found, job, self._limits, all_tests=self._all_tests)
+                return found
+            except plain.NotPlain as error:
+                raise InputError(f"a test of problem {job.problem.id!r} is not plain data: {error}.") from error
+            except WorkerDied as error:
+                self._workers[position] = None
+                if attempt:
+                    raise SandboxUnavailable(f"the sandbox's workers die as soon as they start: {error}.") from error
+        raise AssertionError("unreachable")
+
+    def _collect(self, each: Worker) -> tuple[Job | None, Executions | None]:
+        """(None, None): not done. (job, None): to be repeated alone. Else the job and its executions."""
+        job = each.job
+        assert job is not None
+        try:
+            if time.monotonic() > each.give_up_at and not worker.wait_any([each], 0.0):
+                worker.kill(each)
+                raise WorkerDied("the judge did not answer", None)
+            reports = worker.collect(each)
+        except WorkerDied as error:
+            self._workers[self._workers.index(each)] = None
+            if error.ended_by == SIGPROF:
+                return job, _with_timeout(job, each.reports)
+            return job, None
+        if reports is None:
+            return None, None
+        if any(report["again"] for report in reports):
+            return job, None
+        return job, _executions(job, reports)
+
+    def _run_alone(self, job: Job) -> Executions:
+        """A second and last try, with no other worker busy."""
+        each = self._give(0, job)
+        while each.job is not None:
+            self._ready({0: each}, None)
+            try:
+                if time.monotonic() > each.give_up_at:
+                    worker.kill(each)
+                reports = worker.collect(each)
+            except WorkerDied as error:
+                self._workers[0] = None
+                if error.ended_by is not None or time.monotonic() > each.give_up_at:
+                    return _with_timeout(job, each.reports)
+                return (_execution(job, _next_test(job, each.reports), Status.sandbox_error, str(error)),)
+            if reports is not None:
+                return _executions(job, reports)
+        raise AssertionError("unreachable")
+
+    def _stop_busy(self) -> None:
+        """After an abandoned run: what is still under way is of no interest."""
+        for position, each in enumerate(self._workers):
+            if each is not None and each.job is not None:
+                worker.stop(each)
+                self._workers[position] = None
+
+    def _keep_promises(self) -> None:
+        """Runs a program that tries to break each promise; SandboxUnavailable if it can."""
+        test = Test(id="probe", kind="stdio", input="", expected="")
+        problem = Problem(id="probe", task="sandbox", prompt="", tests=(test,))
+        completion = Completion(problem_id="probe", index=0, text="", program=PROBE)
+        ((_, (execution,)),) = list(self.run([Job(problem=problem, completion=completion)]))
+        if execution.status != Status.passed:
+            raise SandboxUnavailable(
+                f"the sandbox does not keep what it promises here ({execution.status}: {execution.detail} "
+                f"{execution.stdout or ''}): do not run untrusted programs on this machine."
+            )
+
+
+class _Stream:
+    """Jobs on their way in: pulled one by one, equal programs recognised."""
+
+    def __init__(self, source: Iterator[Job]) -> None:
+        self.source = source
+        self.exhausted = False
+        self.again: list[Job] = []
+        self.n_waiting = 0
+        self._waiting: dict[Fingerprint, list[Job]] = {}
+        self._finished: OrderedDict[Fingerprint, Executions] = OrderedDict()
+
+    def pull(self) -> tuple[Job | None, Executions | None]:
+        """The next job and, if they need no worker, its executions; (None, None) if it waits or there is none."""
+        job = next(self.source, None)
+        if job is None:
+            self.exhausted = True
+            return None, None
+        at_once = _without_running(job)
+        if at_once is not None:
+            return job, at_once
+        fingerprint = _fingerprint(job)
+        if fingerprint in self._finished:
+            self._finished.move_to_end(fingerprint)
+            return job, _copied(self._finished[fingerprint], job)
+        if fingerprint in self._waiting:
+            self._waiting[fingerprint].append(job)
+            self.n_waiting += 1
+            return None, None
+        self._waiting[fingerprint] = []
+        return job, None
+
+    def finish(self, job: Job, executions: Executions) -> Iterator[tuple[Job, Executions]]:
+        """The job with its result, and every equal one that waited for it."""
+        fingerprint = _fingerprint(job)
+        self._finished[fingerprint] = executions
+        if len(self._finished) > MAX_REMEMBERED:
+            self._finished.popitem(last=False)
+        yield job, executions
+        for other in self._waiting.pop(fingerprint):
+            self.n_waiting -= 1
+            yield other, _copied(executions, other)
+
+
+def _fingerprint(job: Job) -> Fingerprint:
+    return job.problem.task, job.problem.id, job.completion.program or ""
+
+
+def _without_running(job: Job) -> Executions | None:
+    """Executions of a job that needs no process: no program, or one beyond every size."""
+    program = job.completion.program
+    if not job.problem.tests:
+        raise InputError(f"problem {job.problem.id!r} of task {job.problem.task!r} has no tests: nothing can be run.")
+    if program is None:
+        detail = "no program in the completion"
+    elif len(program) > MAX_PROGRAM_CHARACTERS:
+        detail = f"a program of {len(program)} characters; {MAX_PROGRAM_CHARACTERS} are accepted"
+    else:
+        return None
+    return (_execution(job, job.problem.tests[0], Status.compile_error, detail),)
+
+
+def _copied(executions: Executions, job: Job) -> Executions:
+    """The executions of an equal program, as this job's."""
+    fields = Execution.__struct_fields__
+    return tuple(
+        Execution(**{name: getattr(one, name) for name in fields} | {"index": job.completion.index})
+        for one in executions
+    )
+
+
+def _next_test(job: Job, reports: list[dict[str, Any]]) -> Test:
+    return job.problem.tests[min(len(reports), len(job.problem.tests) - 1)]
+
+
+def _with_timeout(job: Job, reports: list[dict[str, Any]]) -> Executions:
+    """What was reported, then a timeout of the test at which the judge had to be ended."""
+    late = _execution(job, _next_test(job, reports), Status.timeout, "judging its answer took too long")
+    return (*_executions(job, reports), late)
+
+
+def _executions(job: Job, reports: list[dict[str, Any]]) -> Executions:
+    return tuple(
+        Execution(
+            problem_id=job.problem.id,
+            index=job.completion.index,
+            test_id=report["test_id"],
+            status=Status(report["status"]),
+            detail=report["detail"],
+            stdout=report["stdout"],
+            value_digest=report["value_digest"],
+            cpu_s=report.get("cpu_s"),
+            wall_s=report.get("wall_s"),
+            max_rss_bytes=report.get("max_rss_bytes"),
+        )
+        for report in reports
+    )
+
+
+def _execution(job: Job, test: Test, status: Status, detail: str) -> Execution:
+    return Execution(
+        problem_id=job.problem.id, index=job.completion.index, test_id=test.id, status=status, detail=detail
+    )

@@ -1,0 +1,227 @@
+"""The judge's end of a program's process: start one, talk to it under a deadline, end it, and say how it ended.
+
+Main functions: `start`, `load`, `ask`, `read_output`, `end`. Whatever the process sends is read as hostile. The first
+fatal thing that happens (death, deadline, garbled words) is kept in `Program.fatal` and decides, whatever comes after.
+Not handled: hostile values that hang the judge itself; its own alarm ends it, and the parent starts another.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.sandbox import plain, wire
+from harness.sandbox.zygote import REPORT
+
+PIECE = 1 << 16
+NEARLY = 0.9
+"""Of the memory limit: a process that was killed this close to it was killed by it."""
+HALF = 0.5
+"""Of the CPU limit: the kernel counts a limit in ticks and usage exactly, so the two can differ a good deal."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A status of `types.Status` by its name, with a line for people."""
+
+    status: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a process ended and what it used, as the zygote's wait said."""
+
+    wait_status: int
+    cpu_s: float
+    wall_s: float
+    max_rss_bytes: int
+
+
+class ProgramEnded(BaseException):
+    """The process can answer no more; a test script must not be able to catch this as an Exception."""
+
+
+class SandboxFailed(Exception):
+    """The zygote or the set-up of a process failed: our fault, never the program's."""
+
+
+@dataclass
+class Program:
+    """A running process; `parent` is the connection whose end means that everything ends."""
+
+    channel: socket.socket
+    control: socket.socket
+    parent: socket.socket
+    deadline: float
+    cpu_limit_s: float
+    memory_limit_bytes: int
+    fatal: Outcome | None = None
+    hit_wall: bool = False
+    buffer: bytearray = field(default_factory=bytearray)
+
+
+def start(
+    control: socket.socket, parent: socket.socket, limits: dict[str, float], *, descriptors: tuple[int, ...] = ()
+) -> Program:
+    """Asks the zygote for a process; `descriptors` become its standard input and output."""
+    ours, theirs = socket.socketpair()
+    cpu_limit_s = max(1, -int(-limits["cpu_s"] // 1))
+    with theirs:
+        socket.send_fds(control, [b"%d" % cpu_limit_s], [theirs.fileno(), *descriptors])
+    ours.setblocking(False)
+    return Program(
+        channel=ours,
+        control=control,
+        parent=parent,
+        deadline=time.monotonic() + limits["wall_s"],
+        cpu_limit_s=cpu_limit_s,
+        memory_limit_bytes=int(limits["memory_bytes"]),
+    )
+
+
+def load(program: Program, source: str, *, main: bool = False) -> wire.Message:
+    """Sends the source; the process's word on how loading went (for a main program: only that it is ready)."""
+    try:
+        if _receive(program).get("kind") != "ready":
+            raise SandboxFailed("the process of a program did not get ready")
+    except ProgramEnded:
+        if program.hit_wall:
+            raise
+        raise SandboxFailed("the process of a program could not be set up") from None
+    _send(program, {"program": source, "main": main})
+    return {"kind": "ready"} if main else _receive(program)
+
+
+def ask(program: Program, request: wire.Message) -> wire.Message:
+    """One request and its answer."""
+    _send(program, request)
+    return _receive(program)
+
+
+def read_output(program: Program, pipe: int, limit: int) -> bytes:
+    """Everything the main program writes until it ends; ProgramEnded at the deadline or beyond `limit` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    while _wait(program, pipe, select.POLLIN) and (piece := os.read(pipe, PIECE)):
+        size += len(piece)
+        if size > limit:
+            raise give_up(program, "output_limit", f"more than {limit} bytes of output")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def last_word(program: Program) -> wire.Message:
+    """What a main program's process said about an exception before it ended; empty if nothing or rubbish."""
+    try:
+        return _receive(program)
+    except ProgramEnded:
+        if program.hit_wall:
+            raise
+        program.fatal = None  # a main program need not say anything
+        return {}
+
+
+def end(program: Program) -> Usage:
+    """Kills the process if it still runs, and returns what it used."""
+    program.channel.close()
+    try:
+        program.control.send(b".")
+        report = program.control.recv(REPORT.size)
+    except OSError as error:
+        raise SandboxFailed("the zygote has gone") from error
+    if len(report) != REPORT.size:
+        raise SandboxFailed("the zygote has gone")
+    return Usage(*REPORT.unpack(report))
+
+
+def give_up(program: Program, status: str, detail: str) -> ProgramEnded:
+    """Notes why the process is of no more use; the exception is to be raised."""
+    if program.fatal is None:
+        program.fatal = Outcome(status, detail)
+    return ProgramEnded(detail)
+
+
+def explain_death(program: Program, usage: Usage) -> Outcome:
+    """Why a process ended that was expected to answer."""
+    status = usage.wait_status
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and usage.cpu_s >= HALF * program.cpu_limit_s):
+            return Outcome("timeout", f"more than {program.cpu_limit_s:g} s of CPU time")
+        if usage.max_rss_bytes >= NEARLY * program.memory_limit_bytes:
+            return Outcome("memory", f"killed by signal {number} at the memory limit")
+        return Outcome("runtime_error", f"killed by signal {number} ({signal.strsignal(number)})")
+    return Outcome("runtime_error", f"exited with status {os.WEXITSTATUS(status)} before it answered")
+
+
+def word(message: wire.Message, name: str) -> str:
+    """A text in a hostile message; empty if it is none."""
+    text = message.get(name, "")
+    return text if type(text) is str else ""
+
+
+def _wait(program: Program, descriptor: int, event: int) -> bool:
+    """Waits until `descriptor` is ready; ProgramEnded at the deadline. Exits if the parent has gone."""
+    poller = select.poll()
+    poller.register(descriptor, event)
+    poller.register(program.parent, select.POLLRDHUP)
+    while True:
+        left = program.deadline - time.monotonic()
+        ready = dict(poller.poll(max(0.0, left) * 1000)) if left > 0 else {}
+        if program.parent.fileno() in ready:
+            os._exit(0)  # nobody is left to tell; the zygote and the program follow
+        if descriptor in ready:
+            return True
+        if left <= 0:
+            program.hit_wall = True
+            raise give_up(program, "timeout", "out of wall-clock time")
+
+
+def _send(program: Program, message: wire.Message) -> None:
+    if program.fatal is not None:
+        raise ProgramEnded(program.fatal.detail)
+    view = memoryview(wire.pack(message))
+    while view:
+        try:
+            view = view[program.channel.send(view) :]
+        except BlockingIOError:
+            _wait(program, program.channel.fileno(), select.POLLOUT)
+        except OSError:
+            raise give_up(program, "died", "ended before it answered") from None
+
+
+def _receive(program: Program) -> wire.Message:
+    """The next message, whose shape only is sure: an object with a `kind`."""
+    if program.fatal is not None:
+        raise ProgramEnded(program.fatal.detail)
+    (size,) = wire.HEADER.unpack(_read(program, wire.HEADER.size))
+    if size > plain.MAX_BYTES + 64:
+        raise give_up(program, "output_limit", f"an answer of {size} bytes")
+    try:
+        message: Any = plain.parse(_read(program, size))
+    except plain.Garbled:
+        raise give_up(program, "tampered", "broke the protocol") from None
+    if type(message) is not dict or type(message.get("kind")) is not str:
+        raise give_up(program, "tampered", "broke the protocol")
+    return message
+
+
+def _read(program: Program, size: int) -> bytes:
+    while len(program.buffer) < size:
+        _wait(program, program.channel.fileno(), select.POLLIN)
+        try:
+            piece = program.channel.recv(1 << 18)
+        except OSError:
+            piece = b""
+        if not piece:
+            raise give_up(program, "died", "ended before it answered")
+        program.buffer += piece
+    found = bytes(program.buffer[:size])
+    del program.buffer[:size]
+    return found

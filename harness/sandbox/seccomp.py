@@ -1,0 +1,129 @@
+"""The system-call filter: an allow-list as a BPF program, everything else fails with EPERM.
+
+Main function: `build`, then `install` in the process to be confined. The same list serves the program's process and the
+judge, which may also pass file descriptors. A call whose arguments matter has a rule of its own; the others are found
+by bisection, because the kernel walks the program once per call number at each install. Not handled: filtering by path
+(Landlock's part) and 32-bit calls (refused).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable
+
+from harness.sandbox import syscalls
+
+Instruction = tuple[int, int, int, int]
+"""Code, jump if true, jump if false, constant."""
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, FAIL, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+CLONE_THREAD = 0x10000
+FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030, 1032)  # duplicate, flags, pipe size; no owner and no signal to be sent
+IOCTL_COMMANDS = (
+    0x5401,
+    0x5413,
+    0x541B,
+    0x5421,
+    0x5450,
+    0x5451,
+)  # TCGETS, window size, FIONREAD/FIONBIO, close-on-exec
+
+PLAIN_CALLS = """
+    read write close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
+    pread64 pwrite64 readv writev access pipe select sched_yield mremap mincore madvise dup dup2 pause nanosleep
+    getitimer alarm setitimer getpid recvfrom exit uname ftruncate getcwd chdir fchdir readlink umask gettimeofday
+    getrlimit getrusage sysinfo times getuid getgid geteuid getegid getppid rt_sigpending rt_sigtimedwait
+    rt_sigsuspend sigaltstack arch_prctl gettid time futex sched_getaffinity getdents64 set_tid_address
+    restart_syscall fadvise64 clock_gettime clock_getres clock_nanosleep exit_group epoll_wait epoll_ctl newfstatat
+    readlinkat faccessat pselect6 ppoll set_robust_list get_robust_list epoll_pwait eventfd2 epoll_create1 dup3
+    pipe2 preadv pwritev getcpu getrandom membarrier statx rseq close_range faccessat2 epoll_pwait2
+"""
+JUDGE_CALLS = ["sendmsg", "recvmsg", "memfd_create"]
+
+
+def _returns(value: int) -> list[Instruction]:
+    return [(RETURN, 0, 0, value)]
+
+
+def _argument(index: int, *, high: bool = False) -> Instruction:
+    return (LOAD, 0, 0, 16 + 8 * index + (4 if high else 0))
+
+
+def _one_of(index: int, values: Iterable[int], otherwise: int) -> list[Instruction]:
+    """Allows the call if its argument is among `values`, else fails with the error `otherwise`."""
+    wanted = list(values)
+    tests = [(EQUAL, len(wanted) - position, 0, value) for position, value in enumerate(wanted)]
+    return [_argument(index), *tests, *_returns(FAIL | otherwise), *_returns(ALLOW)]
+
+
+def _special(*, judge: bool, refuse_truncation: bool) -> dict[str, list[Instruction]]:
+    """What decides about the calls whose arguments matter."""
+    threads_only = [_argument(0), (ANY_BIT, 1, 0, CLONE_THREAD), *_returns(FAIL | errno.EPERM), *_returns(ALLOW)]
+    to_nobody = [  # an address would reach another socket
+        _argument(4), (EQUAL, 1, 0, 0), *_returns(FAIL | errno.EPERM),
+        _argument(4, high=True), (EQUAL, 1, 0, 0), *_returns(FAIL | errno.EPERM), *_returns(ALLOW),
+    ]  # fmt: skip
+    not_truncating = [_argument(2), (ANY_BIT, 0, 1, os.O_TRUNC), *_returns(FAIL | errno.EACCES), *_returns(ALLOW)]
+    return {
+        "openat": not_truncating if refuse_truncation else _returns(ALLOW),
+        "ioctl": _one_of(1, IOCTL_COMMANDS, errno.ENOTTY),
+        "fcntl": _one_of(1, (*FCNTL_COMMANDS, 1033) if judge else FCNTL_COMMANDS, errno.EINVAL),
+        "clone": threads_only,
+        "clone3": _returns(FAIL | errno.ENOSYS),  # its flags are out of reach; the C library then uses clone
+        "prlimit64": _one_of(0, (0,), errno.EPERM),
+        "socketpair": _one_of(0, (1,), errno.EAFNOSUPPORT),
+        "sendto": to_nobody,
+    }
+
+
+def _bisect(ranges: list[tuple[int, int]]) -> list[Instruction]:
+    """Allows the numbers in the sorted `ranges` (first, last), fails for the others."""
+    if len(ranges) == 1:
+        first, last = ranges[0]
+        inside = [(AT_LEAST, 0, 2, first), (AT_LEAST, 1, 0, last + 1)]
+        return [*inside, *_returns(ALLOW), *_returns(FAIL | errno.EPERM)]
+    middle = len(ranges) // 2
+    low, high = _bisect(ranges[:middle]), _bisect(ranges[middle:])
+    if len(low) > 255:
+        raise ValueError("the list of calls is too long for a BPF jump")
+    return [(AT_LEAST, len(low), 0, ranges[middle][0]), *low, *high]
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for value in sorted(set(numbers)):
+        if found and found[-1][1] == value - 1:
+            found[-1] = (found[-1][0], value)
+        else:
+            found.append((value, value))
+    return found
+
+
+def build(*, judge: bool = False, refuse_truncation: bool = False) -> bytes:
+    """The filter's machine code. `refuse_truncation` for a Landlock too old to look after it."""
+    program: list[Instruction] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, syscalls.AUDIT_ARCH[syscalls.machine()])]
+    program += [*_returns(KILL), (LOAD, 0, 0, 0)]
+    program += [(AT_LEAST, 0, 1, 0x40000000), *_returns(FAIL | errno.ENOSYS)]  # x86-64's third way of calling
+    for name, body in _special(judge=judge, refuse_truncation=refuse_truncation).items():
+        found = syscalls.number(name)
+        if found is not None:
+            program += [(EQUAL, 0, len(body), found), *body]
+    names = PLAIN_CALLS.split() + (JUDGE_CALLS if judge else [])
+    program += _bisect(_ranges(found for name in names if (found := syscalls.number(name)) is not None))
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+
+
+class Filter:
+    """A built filter in memory that the kernel can read, so that a fresh fork only has to install it."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = ctypes.create_string_buffer(code, len(code))
+        header = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(self._code))
+        self._program = ctypes.create_string_buffer(header, len(header))
+
+    def install(self) -> None:
+        """Confines this process for good; it needs `no_new_privs`."""
+        syscalls.call("seccomp", ctypes.c_uint(1), ctypes.c_uint(0), self._program)

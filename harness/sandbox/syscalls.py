@@ -1,0 +1,96 @@
+"""Linux system calls that Python has no function for, and the numbers of those that a filter speaks of.
+
+Main functions: `prctl`, `drop_capabilities`, `close_from`, `call`. Numbers are given for x86-64 and aarch64; any other
+machine is refused by `machine`. Not handled: 32-bit programs (their calls are refused by the filter).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+
+MACHINES = ("x86_64", "aarch64")
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+# name: (x86-64, aarch64); None where the machine has no such call
+NUMBERS: dict[str, tuple[int | None, int | None]] = {
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "stat": (4, None), "fstat": (5, 80), "lstat": (6, None),
+    "poll": (7, None), "lseek": (8, 62), "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "ioctl": (16, 29),
+    "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66), "access": (21, None),
+    "pipe": (22, None), "select": (23, None), "sched_yield": (24, 124), "mremap": (25, 216), "mincore": (27, 232),
+    "madvise": (28, 233), "dup": (32, 23), "dup2": (33, None), "pause": (34, None), "nanosleep": (35, 101),
+    "getitimer": (36, 102), "alarm": (37, None), "setitimer": (38, 103), "getpid": (39, 172), "sendto": (44, 206),
+    "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212), "socketpair": (53, 199), "clone": (56, 220),
+    "exit": (60, 93), "uname": (63, 160), "fcntl": (72, 25), "ftruncate": (77, 46), "getcwd": (79, 17),
+    "chdir": (80, 49), "fchdir": (81, 50), "readlink": (89, None), "umask": (95, 166), "gettimeofday": (96, 169),
+    "getrlimit": (97, None), "getrusage": (98, 165), "sysinfo": (99, 179), "times": (100, 153), "getuid": (102, 174),
+    "getgid": (104, 176), "geteuid": (107, 175), "getegid": (108, 177), "getppid": (110, 173), "capset": (126, 91),
+    "rt_sigpending": (127, 136), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132),
+    "arch_prctl": (158, None), "gettid": (186, 178), "time": (201, None), "futex": (202, 98),
+    "sched_getaffinity": (204, 123), "getdents64": (217, 61), "set_tid_address": (218, 96),
+    "restart_syscall": (219, 128), "fadvise64": (221, 223), "clock_gettime": (228, 113), "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115), "exit_group": (231, 94), "epoll_wait": (232, None), "epoll_ctl": (233, 21),
+    "openat": (257, 56), "newfstatat": (262, 79), "readlinkat": (267, 78), "faccessat": (269, 48),
+    "pselect6": (270, 72), "ppoll": (271, 73), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
+    "epoll_pwait": (281, 22), "eventfd2": (290, 19), "epoll_create1": (291, 20), "dup3": (292, 24), "pipe2": (293, 59),
+    "preadv": (295, 69), "pwritev": (296, 70), "prlimit64": (302, 261), "getcpu": (309, 168), "seccomp": (317, 277),
+    "getrandom": (318, 278), "memfd_create": (319, 279), "membarrier": (324, 283), "statx": (332, 291),
+    "rseq": (334, 293), "clone3": (435, 435), "close_range": (436, 436), "faccessat2": (439, 439),
+    "epoll_pwait2": (441, 441), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}  # fmt: skip
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_prctl = _libc.prctl
+# built once, because their first use in a fresh fork would cost page faults
+_no_capabilities = ctypes.create_string_buffer(24)
+_capability_header = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0))
+
+
+def machine() -> str:
+    """This machine's name, one of `MACHINES`; OSError for any other and for anything but Linux."""
+    system = os.uname()
+    if system.sysname != "Linux" or system.machine not in MACHINES or struct.calcsize("P") != 8:
+        raise OSError(f"programs can be isolated on 64-bit Linux on {' and '.join(MACHINES)}, not on {system.machine}")
+    return system.machine
+
+
+def number(name: str) -> int | None:
+    """The call's number on this machine, None if it has no such call."""
+    return NUMBERS[name][MACHINES.index(machine())]
+
+
+def checked(result: int, what: str) -> int:
+    """`result`, or the OSError that it stands for."""
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+def call(name: str, *arguments: object) -> int:
+    """Makes the system call `name`; OSError if it fails."""
+    found = number(name)
+    if found is None:
+        raise OSError(f"{name} does not exist on this machine")
+    return checked(_syscall(found, *arguments), name)
+
+
+def prctl(option: int, value: int) -> None:
+    """Sets one attribute of this process."""
+    checked(_prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
+
+
+def drop_capabilities() -> None:
+    """Gives up everything that root may do beyond what its user id owns."""
+    call("capset", _capability_header, _no_capabilities)
+
+
+def close_from(first: int) -> None:
+    """Closes every file descriptor from `first` on."""
+    call("close_range", ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(0))

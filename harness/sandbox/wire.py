@@ -1,0 +1,46 @@
+"""Messages over a socket: four bytes of length (little-endian), then JSON in ASCII.
+
+Main functions: `pack`, and `read_message` and `write_all` for a process that does nothing else meanwhile. The judge and
+the parent, who wait for several sockets at once, have readers of their own. Not handled: deadlines.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from os import read, write
+from typing import Any
+
+HEADER = struct.Struct("<I")
+Message = dict[str, Any]
+
+
+def pack(message: Any) -> bytes:
+    """One message as bytes; it must be JSON-ready."""
+    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return HEADER.pack(len(body)) + body
+
+
+def read_exactly(descriptor: int, size: int) -> bytes:
+    """`size` bytes; EOFError where the other side has gone."""
+    pieces: list[bytes] = []
+    while size:
+        piece = read(descriptor, min(size, 1 << 20))
+        if not piece:
+            raise EOFError("the other side has closed its connection")
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def read_message(descriptor: int) -> Any:
+    """The next message; EOFError where the other side has gone."""
+    (size,) = HEADER.unpack(read_exactly(descriptor, HEADER.size))
+    return json.loads(read_exactly(descriptor, size))
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes everything, waiting where it must."""
+    view = memoryview(data)
+    while view:
+        view = view[write(descriptor, view) :]

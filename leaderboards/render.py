@@ -1,0 +1,208 @@
+"""Run folders to a leaderboard: a row per run, a column per task and metric, provenance below.
+
+`render(runs)` is the main function. A cell is `value [low, high]` in percent. Runs are in the order of the first
+metric, and share a rank unless a paired test over their common problems tells them apart (`diff_ci`, Holm over all
+pairs of runs): a rank is one more than the number of runs that are better. Partial runs, ungraded completions and
+sandbox errors are shown, never dropped. Only the run folders are read: the same runs give the same text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from tabulate import tabulate
+
+from harness.errors import InputError
+from harness.metrics.inference import diff_ci
+from harness.metrics.significance import holm, p_value
+from harness.metrics.subsets import pass_at_k
+from harness.results import percent, spread
+from harness.store import read_results
+from harness.types import Budget, Estimate, Manifest
+
+CSV_COLUMNS = (
+    *("rank", "run", "task", "metric", "value", "low", "high", "se", "problems", "problems_expected"),
+    *("n_min", "n_max", "ungraded", "sandbox_errors", "method"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run as the leaderboard sees it."""
+
+    name: str
+    manifest: Manifest
+    estimates: dict[str, dict[str, Estimate]]
+    counts: dict[str, dict[str, Any]]
+    problems: dict[str, dict[str, list[int]]]
+    """[n, c] by task and problem."""
+
+
+def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
+    """A leaderboard of finished runs as `markdown`, `csv` or `json`."""
+    entries = [_entry(path) for path in runs]
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        entries = [replace(entry, name=str(path)) for entry, path in zip(entries, runs, strict=True)]
+    columns = list(
+        dict.fromkeys((t, m) for entry in entries for t, metrics in entry.estimates.items() for m in metrics)
+    )
+    if not columns:
+        raise InputError("none of the runs has a result: finish one first, by the command that began it.")
+    ranks = _ranks(entries, columns[0])
+    entries.sort(key=lambda entry: (-(_value(entry, columns[0]) or -1.0), entry.name))
+    if format == "json":
+        return json.dumps([_as_dict(entry, ranks[entry.name]) for entry in entries], indent=1) + "\n"
+    if format == "csv":
+        return _csv(entries, columns, ranks)
+    return _markdown(entries, columns, ranks)
+
+
+def _entry(path: Path) -> Entry:
+    manifest, results = read_results(path)
+    estimates = {
+        task: {name: msgspec.convert({"name": name} | fields, Estimate) for name, fields in metrics.items()}
+        for task, metrics in results["tasks"].items()
+    }
+    return Entry(path.resolve().name, manifest, estimates, results["counts"], results["problems"])
+
+
+def _value(entry: Entry, column: tuple[str, str]) -> float | None:
+    estimate = entry.estimates.get(column[0], {}).get(column[1])
+    return estimate.value if estimate else None
+
+
+def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], ranks: dict[str, str]) -> str:
+    header = ["rank", "run", *(f"{task} {metric}" for task, metric in columns), "problems x samples", "not graded"]
+    rows = [
+        [ranks[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e), _not_graded(e)] for e in entries
+    ]
+    lines = [
+        "# Leaderboard",
+        "",
+        tabulate(rows, headers=header, tablefmt="github", disable_numparse=True),
+        "",
+        "Values are percent with 95% intervals over problems. Runs share a rank unless a paired test on their common "
+        f"problems tells them apart on {' '.join(columns[0])} (5%, Holm over all pairs). "
+        "*PARTIAL*: not all problems of the task have completions. *Not graded*: completions that could not be graded "
+        "(of them sandbox errors); they are left out, not counted as wrong.",
+        "",
+        "## Where the numbers come from",
+        "",
+        *itertools.chain.from_iterable(_provenance(entry) for entry in entries),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(entry: Entry, column: tuple[str, str]) -> str:
+    estimate = entry.estimates.get(column[0], {}).get(column[1])
+    if estimate is None:
+        return "-"
+    if estimate.value is None:
+        return f"- ({estimate.note})"
+    interval = "" if estimate.low is None else f" [{percent(estimate.low)}, {percent(estimate.high)}]"
+    return percent(estimate.value) + interval
+
+
+def _sizes(entry: Entry) -> str:
+    parts = []
+    for task, count in entry.counts.items():
+        metrics = list(entry.estimates.get(task, {}).values())
+        size = spread(metrics[0]) if metrics else "0"
+        partial = count["problems"] < count["problems_expected"]
+        parts.append(size + (f" *PARTIAL* (of {count['problems_expected']})" if partial else ""))
+    return "; ".join(parts)
+
+
+def _not_graded(entry: Entry) -> str:
+    ungraded = sum(count["ungraded"] for count in entry.counts.values())
+    errors = sum(count["sandbox_errors"] for count in entry.counts.values())
+    return f"{ungraded} ({errors})" if ungraded or errors else "0"
+
+
+def _provenance(entry: Entry) -> list[str]:
+    manifest = entry.manifest
+    sampling = ", ".join(f"{key} {value:g}" for key, value in _sampling(manifest).items())
+    environment = ", ".join(f"{key} {value}" for key, value in manifest.environment.items() if key != "platform")
+    tasks = "; ".join(f"{task.name} {task.revision} (prompts {task.prompts_sha})" for task in manifest.tasks)
+    return [
+        f"- **{entry.name}**: model `{manifest.model}` {manifest.model_identity[:16]}; tasks {tasks}; "
+        f"{sampling or 'completions as they came'}; grader {manifest.grader}, sandbox {manifest.sandbox}, "
+        f"{manifest.limits.cpu_s:g} s and {manifest.limits.memory_bytes >> 20} MiB a program; "
+        f"{environment}; started {manifest.started}."
+    ]
+
+
+def _sampling(manifest: Manifest) -> dict[str, float]:
+    """Sampling parameters; a budget that is the default but for n belongs to completions that were not sampled here."""
+    budget = msgspec.structs.asdict(manifest.budget)
+    if all(value == getattr(Budget(), name) for name, value in budget.items() if name != "n"):
+        return {}
+    return {name: budget[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
+
+
+def _ranks(entries: Sequence[Entry], column: tuple[str, str]) -> dict[str, str]:
+    """Rank by name: one more than the number of runs that are better by a paired test; a dash without a value."""
+    values = {entry.name: _per_problem(entry, column) for entry in entries if _value(entry, column) is not None}
+    pairs, differences = [], []
+    for first, second in itertools.combinations(values, 2):
+        common = sorted(values[first].keys() & values[second].keys())
+        if len(common) >= 2:
+            pairs.append((first, second))
+            differences.append(diff_ci([values[first][name] - values[second][name] for name in common]))
+    worse: dict[str, int] = defaultdict(int)
+    adjusted = holm([p_value(difference) for difference in differences]) if pairs else ()
+    for (first, second), difference, p in zip(pairs, differences, adjusted, strict=True):
+        if p < 0.05:
+            worse[second if difference.value > 0 else first] += 1
+    return {entry.name: str(1 + worse[entry.name]) if entry.name in values else "-" for entry in entries}
+
+
+def _per_problem(entry: Entry, column: tuple[str, str]) -> dict[str, float]:
+    """pass@k of each problem of the column's task; problems with too few graded completions are not in it."""
+    task, metric = column
+    k = int(metric.partition("@")[2])
+    enough = {name: counts for name, counts in entry.problems[task].items() if counts[0] >= k}
+    n_P, c_P = np.array(list(enough.values())).T
+    return dict(zip(enough, pass_at_k(n_P, c_P, [k])[:, 0].tolist(), strict=True))
+
+
+def _as_dict(entry: Entry, rank: str) -> dict[str, Any]:
+    return {
+        "run": entry.name,
+        "rank": rank,
+        "tasks": {t: {m: msgspec.to_builtins(e) for m, e in metrics.items()} for t, metrics in entry.estimates.items()},
+        "counts": entry.counts,
+        "manifest": msgspec.to_builtins(entry.manifest),
+    }
+
+
+def _csv(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], ranks: dict[str, str]) -> str:
+    """A row per run, task and metric, in fractions."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for entry, (task, metric) in itertools.product(entries, columns):
+        estimate = entry.estimates.get(task, {}).get(metric)
+        if estimate is None:
+            continue
+        count = entry.counts[task]
+        e = msgspec.to_builtins(estimate)
+        writer.writerow(
+            [
+                *(ranks[entry.name], entry.name, task, metric, *(e[field] for field in ("value", "low", "high", "se"))),
+                *(estimate.n_problems, count["problems_expected"], *estimate.n_samples),
+                *(count["ungraded"], count["sandbox_errors"], estimate.method),
+            ]
+        )
+    return file.getvalue()

@@ -1,0 +1,84 @@
+"""Bring your own problems: a file in which each line is the JSON of a `Problem` (see `harness/types.py`).
+
+A problem with `tests` is graded by running the program, one with an `answer` alone by comparing answers. A missing
+`task` is the name given here, a missing `id` is `<task>/<row from 0>`, a missing test id its place in the list.
+
+    {"id": "double/0", "prompt": "def double(x):\\n", "entry_point": "double", "answer": "    return 2 * x\\n",
+     "tests": [{"kind": "call", "input": [3], "expected": 6}]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.dataset import read_rows
+from harness.errors import InputError
+from harness.grading import code, plain_answers
+from harness.grading.programs import continued, standalone
+from harness.types import Completion, Execution, Problem, Task, Verdict
+
+
+def jsonl(path: str, name: str = "jsonl") -> Task:
+    """Your own problems, one JSON object a line (pass@k)."""
+    rows = list(read_rows(Path(path)))
+    problems = tuple(
+        _problem(row, name, row_number, f"{path}, row {line}") for row_number, (line, row) in enumerate(rows)
+    )
+    digest = hashlib.sha256(msgspec.json.encode(problems)).hexdigest()[:16]
+    return Task(
+        name=name, problems=problems, extract=_extract, grade=_grade, gold=_gold, revision=f"file sha256:{digest}"
+    )
+
+
+def _problem(row: dict[str, Any], task: str, number: int, where: str) -> Problem:
+    fields = {"task": task, "id": f"{task}/{number}"} | row
+    if isinstance(row.get("tests"), list):
+        fields["tests"] = [{"id": str(i)} | t if isinstance(t, dict) else t for i, t in enumerate(row["tests"])]
+    try:
+        problem = msgspec.convert(fields, Problem)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where} is not a problem ({error}).") from error
+    if not problem.tests and problem.answer is None:
+        raise InputError(
+            f"{where} (problem {problem.id}) has neither tests nor an answer: there is nothing to grade by."
+        )
+    for test in problem.tests:
+        if test.kind == "call" and (problem.entry_point is None or not isinstance(test.input, list)):
+            raise InputError(
+                f"{where} (problem {problem.id}): a call test needs the problem's entry_point and a list input."
+            )
+        if test.kind != "call" and not isinstance(test.input, str):
+            raise InputError(f"{where} (problem {problem.id}): the input of a {test.kind} test is text.")
+    return msgspec.structs.replace(problem, task=task)
+
+
+def _extract(problem: Problem, completion: Completion) -> Completion:
+    if not problem.tests:
+        return plain_answers.extract(problem, completion)
+    if _continues(problem):
+        return continued(problem, completion)
+    return standalone(problem, completion)
+
+
+def _continues(problem: Problem) -> bool:
+    """A prompt that holds the entry point's definition is the beginning of the program."""
+    return problem.entry_point is not None and f"def {problem.entry_point}(" in problem.prompt
+
+
+def _grade(problem: Problem, completion: Completion, executions: Sequence[Execution]) -> Verdict:
+    if problem.tests:
+        return code.verdict(problem, completion, executions)
+    return plain_answers.grade(problem, completion, executions)
+
+
+def _gold(problem: Problem) -> Completion | None:
+    """The reference in the form in which the prompt asks for it."""
+    reference = plain_answers.gold(problem)
+    if reference is None or not problem.tests or _continues(problem):
+        return reference
+    return msgspec.structs.replace(reference, form="program")

@@ -1,0 +1,153 @@
+"""Script and call tests through a real sandbox: semantics of values, statuses, and the names that a script sees."""
+
+from typing import Any
+
+import pytest
+
+from harness.types import Execution, Status
+
+SQUARE = "def f(x):\n    return x * x\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        (SQUARE, "assert candidate(3) == 9 and f(3) == 9"),
+        ("def f(x): return (x, [x])", "assert candidate(1) == (1, [1]) and candidate(1) != [1, [1]]"),
+        ("def f(x): return {x, 2}", "assert candidate(1) == {1, 2} == f(1)"),
+        ("def f(x): return x", "for v in (None, True, 1.5, 'a\\ud800', b'x', 1j, 10**5000, float('inf'), {1: {2}}): assert f(v) == v"),
+        ("def f(x):\n    yield from range(x)", "assert list(candidate(3)) == [0, 1, 2] and candidate(3) != [0, 1, 2]"),
+        ("def f(x): return {1: 2}.keys()", "assert candidate(0) == {1}"),
+        ("class C(int): pass\ndef f(x): return C(x)", "assert candidate(5) == 5 and type(candidate(5)) is int"),
+        ("def f(x, *, y=1): return x + y", "assert candidate(1, y=2) == 3"),
+        ("def f(x): raise ValueError('no')", "try:\n    candidate(1)\nexcept ValueError as e:\n    assert 'no' in str(e)\nelse:\n    assert 0"),
+        ("def f(x): return helper(x)\ndef helper(x): return x + 1", "assert candidate(1) == helper(1) == 2"),
+        ("from dataclasses import dataclass\nimport pickle\n@dataclass\nclass A:\n    x: int\n"
+         "def f(x): return pickle.loads(pickle.dumps(A(x))).x", "assert candidate(1) == 1"),
+        ("if __name__ == '__main__':\n    1 / 0\ndef f(x): return __name__", "assert candidate(1) == 'candidate'"),
+        ("n = 0\ndef f(x):\n    global n\n    n += 1\n    return n", "assert [candidate(0), candidate(0)] == [1, 2]"),
+        ("import threading\ndef f(x):\n    out = []\n    t = threading.Thread(target=out.append, args=(x,))\n    t.start()\n"
+         "    t.join()\n    return out", "assert candidate(1) == [1]"),
+        ("def f(x): return 0 if x == 0 else 1 + f(x - 1)", "assert candidate(900) == 900"),
+        ("print('x' * 100)\nimport sys\ndef f(x):\n    sys.stderr.write('y')\n    print(x)", "assert candidate(1) is None\nprint(1)"),
+        ("import hashlib, random, decimal, asyncio\nasync def g(x):\n    await asyncio.sleep(0)\n    return x\n"
+         "def f(x): return asyncio.run(g(x))", "assert candidate(1) == 1"),
+    ],
+)  # fmt: skip
+def test_correct_functions_pass(script: Any, program: str, test: str) -> None:
+    execution = script(program, test)
+    assert execution.status == Status.passed, execution
+
+
+@pytest.mark.parametrize(
+    ("program", "test", "status", "detail"),
+    [
+        ("def f(x): return 1", "assert candidate(3) == 9", Status.wrong, "line 1"),
+        ("def f(x): return 1", "\nassert candidate(3) == 9, 'message'", Status.wrong, "line 2 of the test: message"),
+        ("def f(x): return 1", "candidate(3).append(1)", Status.wrong, "AttributeError"),
+        ("def f(x): return 1", "raise SystemExit(0)", Status.wrong, "SystemExit"),
+        ("def f(x): return [object()]", "assert candidate(1) == candidate(1)", Status.wrong, ""),
+        ("def f(x): return [object()]", "candidate(candidate(1))", Status.wrong, "not plain data"),
+        ("def f(x): return 1 / x", "candidate(0)", Status.runtime_error, "ZeroDivisionError: division by zero"),
+        ("def f(x): assert x", "candidate(0)", Status.runtime_error, "AssertionError"),
+        ("def g(x): return x", "candidate(0)", Status.runtime_error, "NameError"),
+        ("f = 1", "candidate(0)", Status.runtime_error, "TypeError"),
+        ("1 / 0", "pass", Status.runtime_error, "ZeroDivisionError"),
+        ("import numpy", "pass", Status.runtime_error, "ModuleNotFoundError"),
+        ("def f(x): return input()", "candidate(0)", Status.runtime_error, "no standard input"),
+        ("import sys\ndef f(x): return sys.stdin.read()", "candidate(0)", Status.runtime_error, "no standard input"),
+        ("exit()", "pass", Status.runtime_error, "SystemExit"),
+        ("import os\nos._exit(0)", "pass", Status.runtime_error, "exited with status 0"),
+        ("import os\ndef f(x): os._exit(0)", "candidate(1)", Status.runtime_error, "exited with status 0"),
+        ("import os\ndef f(x): os._exit(0)", "try:\n    candidate(1)\nexcept BaseException: pass", Status.runtime_error, "exited"),
+        ("def f(x): return f(x + 1)", "candidate(1)", Status.runtime_error, "RecursionError"),
+        ("def f(x", "pass", Status.compile_error, "SyntaxError"),
+        ("def f(x): return '\0'", "pass", Status.compile_error, "null bytes"),
+        ("def f(x): return '\ud800'", "pass", Status.compile_error, "surrogates"),
+        ("(" * 3000 + ")" * 3000, "pass", Status.compile_error, ""),
+        ("x = 1\n" * 1_700_000, "pass", Status.compile_error, "characters"),
+        (None, "pass", Status.compile_error, "no program in the completion"),
+        ("def f(x): return [0] * 10**9", "candidate(1)", Status.memory, "MemoryError"),
+        ("def f(x): return 'a' * 5_000_000", "candidate(1)", Status.output_limit, "bytes"),
+        ("def f(x):\n    while True: yield 1", "candidate(1)", Status.output_limit, "iterator"),
+        ("def f(x):\n    while True: pass", "candidate(1)", Status.timeout, "CPU"),
+        ("import os\ndef f(x): os.write(3, b'\\x05\\0\\0\\0hello')", "candidate(1)", Status.tampered, "protocol"),
+        ("import os\ndef f(x): os.write(3, b'\\x02\\0\\0\\0{}')", "candidate(1)", Status.tampered, "protocol"),
+        ("import os\ndef f(x): os.write(3, b'\\xff\\xff\\xff\\xff')", "candidate(1)", Status.output_limit, "answer of"),
+        ("class E(Exception):\n    def __str__(self): raise self\ndef f(x): raise E", "candidate(1)", Status.runtime_error, "printed"),
+        (SQUARE, "candidate(lambda: 1)", Status.sandbox_error, "function"),
+        (SQUARE, "def (", Status.sandbox_error, "the test itself"),
+    ],
+)  # fmt: skip
+def test_status_and_detail(script: Any, program: str, test: str, status: Status, detail: str) -> None:
+    execution = script(program, test)
+    assert execution.status == status, execution
+    assert detail in execution.detail
+    assert "\n" not in execution.detail
+
+
+def test_setup_belongs_to_the_judge(script: Any) -> None:
+    setup = "def helper(x): return x + 1\ndef f(x): raise AssertionError('the gold one')\nsum = None"
+    program = "def helper(x): return 'forged'\ndef f(x): return x + 1\ndef sum(x): return 7"
+    assert script(program, "assert f(1) == helper(1)", setup=setup).status == Status.passed
+    assert script(program, "assert sum([1]) == 7", entry_point="sum").status == Status.passed  # a built-in's name
+
+
+def test_script_sees_the_names_that_nobody_defines(script: Any) -> None:
+    program = "def one(): return 1\ndef two(): return 2\n"
+    test = "import math\ndef check():\n    total = one() + two()\n    return [total for _ in 'x'] == [3] and math.pi\nassert check()"
+    assert script(program, test, entry_point=None).status == Status.passed
+    assert script(program, "check = lambda: three()\nassert check()", entry_point=None).detail.startswith("NameError")
+
+
+def test_every_builtin_exception_arrives_as_itself(script: Any) -> None:
+    test = """
+import builtins
+names = [n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, Exception) and "Group" not in n and n != "MemoryError"]
+assert len(names) > 40
+for name in names:
+    try:
+        candidate(name)
+    except getattr(builtins, name):
+        continue
+    raise AssertionError(name)
+"""
+    raiser = "import builtins\ndef f(name):\n    kind = getattr(builtins, name)\n    raise kind.__new__(kind)\n"
+    assert script(raiser, test).status == Status.passed
+
+
+def test_chance_is_the_same_in_every_run(script: Any) -> None:
+    program = "import random\nX = random.random()\ndef f(): return X, [s for s in {'a', 'b', 'c', 'd', 'e'}]\n"
+    first = script(program, "import random\nassert 0, repr(candidate()) + str(random.random())")
+    again = script(program + "#", "import random\nassert 0, repr(candidate()) + str(random.random())")
+    assert "0." in first.detail
+    assert first.detail == again.detail
+
+
+def test_arguments_arrive_as_copies(script: Any) -> None:
+    assert script("def f(x): x.append(1)", "x = []\ncandidate(x)\nassert x == []").status == Status.passed
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "expected", "status"),
+    [
+        (SQUARE, [3], 9, Status.passed),
+        ("def f(a, b): return (a, b / 3)", [1, 1], [1, 0.3333333333], Status.passed),
+        ("def f(): return float('nan')", [], float("nan"), Status.passed),
+        ("def f(x): return x", [{"a": [1, None]}], {"a": [1, None]}, Status.passed),
+        (SQUARE, [3], 10, Status.wrong),
+        (SQUARE, ["a"], 10, Status.runtime_error),
+        ("def f(): return object()", [], None, Status.wrong),
+        ("import sys\ndef f(): sys.exit(0)", [], None, Status.runtime_error),
+        ("def f(): return [1" , [], 1, Status.compile_error),
+    ],
+)  # fmt: skip
+def test_calls(call: Any, program: str, arguments: list[Any], expected: Any, status: Status) -> None:
+    execution: Execution = call(program, arguments, expected)
+    assert execution.status == status, execution
+    if status == Status.wrong:
+        assert "expected" in execution.detail
+        assert execution.value_digest
+    assert execution.cpu_s is not None
+    assert execution.wall_s is not None
+    assert 5 << 20 < (execution.max_rss_bytes or 0) < 100 << 20

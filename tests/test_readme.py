@@ -1,0 +1,76 @@
+"""The README is true: its examples run, its tree is the tree, its table is what the demo prints."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(heading: str, language: str) -> str:
+    section = README.partition(f"## {heading}")[2].partition("\n## ")[0]
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert found, f"no {language} block under {heading}"
+    return found[1]
+
+
+def harness(*arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_task_in_ten_lines_works(tmp_path):
+    code = block("Add a task", "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    (tmp_path / "capitals.py").write_text(code)
+    rows = [("capitals/0", " Paris"), ("capitals/1", "Cuzco"), ("capitals/1", "lima.")]
+    lines = [json.dumps({"problem_id": name, "text": text}) + "\n" for name, text in rows]
+    (tmp_path / "completions.jsonl").write_text("".join(lines))
+    task = f"{tmp_path}/capitals.py:capitals"
+    options = ["--tasks", task, "--model", "replay", "--model_args", f"path={tmp_path}/completions.jsonl"]
+    assert "75.0000" in harness("eval", *options, "--output_path", tmp_path / "run")
+    assert "2 of 2 gold solutions pass" in harness("selftest", "--tasks", task)
+
+
+def test_the_problem_as_a_json_line_works(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(block("Add a task", "json").replace("\n", "") + "\n")
+    assert "1 of 1 gold solutions pass" in harness("selftest", "--tasks", "jsonl", "--task_args", f"path={path}")
+
+
+def test_the_python_example_works(tmp_path):
+    code = block("Evaluate what you have", "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_of_the_tree_exists_and_every_file_is_in_it():
+    tree = block("The tree", "")
+    for name in re.findall(r"^  (\w+\.py|\w+/) ", tree, re.MULTILINE):
+        assert (ROOT / "harness" / name).exists(), name
+    for path in (ROOT / "harness").glob("[a-z]*.py"):
+        assert f"  {path.name} " in tree, path.name
+
+
+def test_the_commands_of_the_readme_exist():
+    commands = set(re.findall(r"^harness (\w+)", README, re.MULTILINE))
+    assert commands >= {"eval", "report", "score", "convert", "selftest", "ls"}
+    for command in commands:
+        harness(command, "--help")
+
+
+def test_the_demo_prints_the_table_of_the_readme(tmp_path):
+    for system in ("careful", "hasty"):
+        options = ["--tasks", "first_steps", "--model", "first_steps", "--model_args", f"system={system}"]
+        harness("eval", *options, "--k", "1,2,4", "--output_path", tmp_path / system)
+    printed = harness("report", tmp_path / "careful", tmp_path / "hasty").splitlines()
+    table = [line for line in printed if line.startswith("|")]
+    assert len(table) == 4
+    for line in table:
+        assert line in README
