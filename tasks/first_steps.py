@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from harness.tasks.jsonl import jsonl
-
 from harness.samplers.replay import replay
+from harness.tasks.jsonl import jsonl
 from harness.types import Sampler, Task
 
 _DATA = Path(__file__).parent / "first_steps_data"

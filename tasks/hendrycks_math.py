@@ -24,6 +24,7 @@ import msgspec
 from harness.dataset import load_rows, require
 from harness.errors import InputError, UnknownName
 from harness.grading.answers import cut_run_on, extract_after, extract_boxed, grade
+from harness.grading.programs import without_thinking
 from harness.prompts import worked_examples
 from harness.types import Completion, Problem, Task
 
@@ -136,7 +137,7 @@ def _problem(task: str, row: dict[str, Any], row_id: str, *, split: str, context
         context=context,
         answer=str(answer),
         level=f"Level {level}" if isinstance(level, int) else level,
-        meta={"subject": _subject(row), "solution": solution},
+        meta={"subject": _subject(row), "question": row.get("problem") or row["question"], "solution": solution},
     )
 
 
@@ -148,7 +149,7 @@ def _subject(row: dict[str, Any]) -> str | None:
 
 def extract(problem: Problem, completion: Completion) -> Completion:
     """Fills `answer` with the LaTeX of the final answer."""
-    text = completion.text
+    text = without_thinking(completion.text)
     if completion.form == "continuation":
         text = cut_run_on(text, _NEXT_PROBLEM)
     answer = extract_boxed(text)

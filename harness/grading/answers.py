@@ -74,9 +74,12 @@ def grade(
         return verdict(False, Status.wrong, None, "no answer found")
     if len(answer) > MAX_LENGTH:
         return verdict(False, Status.wrong, None, f"an answer of {len(answer)} characters is not an answer")
-    same = equal(answer, problem.answer, timeout_s=timeout_s)
+    try:
+        same = equal(answer, problem.answer, timeout_s=timeout_s)
+    except symbolic.UsedUp as used_up:  # else a policy could escape its verdict by answering 9^{9^{9^9}}
+        return verdict(False, Status.timeout, normalise(answer), f"{answer[:60]!r} cannot be compared: {used_up}")
     if same is None:
-        detail = f"comparing {answer[:60]!r} with {problem.answer[:60]!r} took more than {timeout_s:g} s or crashed"
+        detail = f"comparing {answer[:60]!r} with {problem.answer[:60]!r} crashed or stalled twice"
         return verdict(None, Status.sandbox_error, normalise(answer), detail)
     if same:
         return verdict(True, Status.passed, normalise(problem.answer), "")
@@ -84,9 +87,10 @@ def grade(
 
 
 def equal(answer: str, reference: str, *, timeout_s: float = TIMEOUT_S) -> bool | None:
-    """Whether two answers are the same; None if the comparison ran out of time or memory, or crashed twice.
+    """Whether two answers are the same; None if the process that compares crashed or stalled twice.
 
-    Raises `MissingDependency` if math-verify is needed and not installed.
+    Raises `symbolic.UsedUp` if comparing takes too much time or memory, and `MissingDependency` if math-verify is needed
+    and not installed.
     """
     if not reference.strip() or len(reference) > MAX_LENGTH:
         raise InputError(f"the reference answer {reference[:60]!r} is empty or longer than {MAX_LENGTH} characters.")

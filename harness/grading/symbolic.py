@@ -31,6 +31,10 @@ _WORKER = Path(__file__).with_name("symbolic_worker.py")
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 
 
+class UsedUp(Exception):
+    """The comparison used up its CPU time, memory or stack: asked again, it would do so again."""
+
+
 class _Ended(Exception):
     """The worker gave no reply; `.args[0]` says whether it is of any use to ask again."""
 
@@ -110,10 +114,9 @@ _inherited: list[_Worker | None] = []
 
 
 def compare(answer: str, reference: str, *, timeout_s: float = 5.0) -> bool | None:
-    """Whether math-verify finds the LaTeX texts equal; None if it can't say within its limits.
+    """Whether math-verify finds the LaTeX texts equal; None if its process crashed or stalled twice.
 
-    It rounds decimals to 6 places. `timeout_s` is CPU time. A crash or a stall is tried once more with a new worker, a
-    used-up limit is not.
+    It rounds decimals to 6 places. `timeout_s` is CPU time. Raises `UsedUp` if the limits are not enough.
     """
     with _lock:
         for _ in range(2):
@@ -122,12 +125,12 @@ def compare(answer: str, reference: str, *, timeout_s: float = 5.0) -> bool | No
             except _Ended as ended:
                 close()
                 if not ended.args[0]:
-                    return None
+                    raise UsedUp(f"comparing takes more than {timeout_s:g} s") from None
                 continue
             if "equal" in reply:
                 return bool(reply["equal"])
             close()  # it ran out of memory or stack: a new one is cleaner
-            return None
+            raise UsedUp("comparing takes too much memory")
     return None
 
 

@@ -27,6 +27,7 @@ from harness.types import Job, Limits, Problem
 
 START_S = 60.0
 STOP_S = 5.0
+EXIT_S = 1.0
 GRACE_S = 10.0
 """Beyond what the judge's own alarm allows, before the parent kills it."""
 
@@ -176,6 +177,8 @@ def _next_message(buffer: bytearray) -> Any:
 
 
 def _died(worker: Worker) -> WorkerDied:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.judge.wait(EXIT_S)  # it may have hung up and not yet ended: how it ends is the evidence
     kill(worker)
     code = worker.judge.returncode
     return WorkerDied(f"the judge ended with status {code}", -code if code < 0 else None)

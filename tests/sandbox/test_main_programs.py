@@ -108,12 +108,12 @@ def test_status_and_detail_of_programs(stdio: Any, program: str, status: Status,
 
 
 def test_each_test_is_a_fresh_run(box: Any, make_job: Any) -> None:
-    from harness.types import Test
+    from harness.types import Test as Case
 
     program = (
         "import os, sys\ntry:\n    sys.modules['os'].x += 1\nexcept AttributeError:\n    os.x = 1\nprint(os.x, input())"
     )
-    tests = [Test(id=str(i), kind="stdio", input=f"{i}\n", expected=f"1 {i}") for i in range(3)]
+    tests = [Case(id=str(i), kind="stdio", input=f"{i}\n", expected=f"1 {i}") for i in range(3)]
     ((_, executions),) = list(box.run([make_job(program, *tests)]))
     assert [one.status for one in executions] == [Status.passed] * 3
     assert [one.stdout for one in executions] == ["1 0\n", "1 1\n", "1 2\n"]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.tasks.gsm8k import extract, gsm8k
 
 from harness.errors import InputError
 from harness.grading.answers import grade
+from harness.tasks.gsm8k import extract, gsm8k
 from harness.types import Completion, Form, Problem, Task
 
 QUESTION = Problem(id="gsm8k/0", task="gsm8k", prompt="Question: ?\nAnswer:", answer="18")
@@ -50,6 +50,7 @@ def _answer(text: str, form: Form = "continuation") -> str | None:
         ("The answer is 3 1/2 hours", "7/2"),
         ("#### 3\nWait, let me check. The answer is 18.", "18"),
         ("#### 1. Count the eggs\nThere are 16.\n#### 2. Sell them\nShe makes 18 dollars.", "18"),
+        ("<think>#### 5\nQuestion: which? 6</think>She makes 18.", "18"),
         ("no number at all", None),
         ("", None),
     ],

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.tasks import hendrycks_math as module
-from harness.tasks.hendrycks_math import SUBJECTS, extract, hendrycks_math, math_500
 
 from harness.errors import InputError, UnknownName
 from harness.grading.answers import equal
+from harness.tasks import hendrycks_math as module
+from harness.tasks.hendrycks_math import SUBJECTS, extract, hendrycks_math, math_500
 from harness.types import Completion, Form, Problem
 
 REAL = "math_qwen_rm_first50.jsonl.gz"
@@ -33,6 +33,7 @@ def _answer(text: str, form: Form = "continuation") -> str | None:
         (r"The answer is \(\frac{9}{7}\).", r"\frac{9}{7}"),
         ("The answer is 3.5. Then more.", "3.5"),
         (r"The answer is \$5.", r"\$5."),
+        (r"<think>Is it \boxed{3}?</think>It is $4$, so the answer is $4$.", "4"),
         ("it equals 420", None),
         (r"it is \boxed{4", None),
     ],
