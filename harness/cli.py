@@ -156,8 +156,8 @@ def score(
     k: Annotated[str | None, typer.Option("--k", help="The ks of pass@k.", show_default="as before")] = None,
 ) -> None:
     """Grade the completions of a run again, without sampling; says how many verdicts changed."""
+    from harness.finished import rescore
     from harness.progress import bars
-    from harness.rescore import rescore
 
     with bars(_note) as progress:
         results, changes = rescore(run, limits=_limits(timeout, mem_limit), workers=workers, k=k, progress=progress)
@@ -208,7 +208,7 @@ def convert(
     ] = None,
 ) -> None:
     """Write a run in another tool's format."""
-    from harness.rescore import convert_run
+    from harness.finished import convert_run
 
     for path in convert_run(run, to=to, output=output, model=model_name or run.resolve().name):
         typer.echo(f"wrote {path}")

@@ -144,10 +144,10 @@ def _no_programs(jobs: Iterator[Job]) -> Iterator[tuple[Job, tuple[Execution, ..
 
 def finish(run: Run, problems: Sequence[Problem], *, ks: Sequence[int], n: int | None, wanted: set[str]) -> Results:
     """All metrics of what the run holds, written to its results.json."""
-    from harness import results  # numpy and scipy: `harness --help` is to come at once
+    from harness import estimates, results  # numpy and scipy: `harness --help` is to come at once
 
     completions = [c for c in run.completions.values() if c.problem_id in wanted]
-    final = results.estimate(results.collect(problems, completions, run.verdicts, n=n), ks)
+    final = estimates.estimate(results.collect(problems, completions, run.verdicts, n=n), ks)
     run.write_results(results.to_json(final))
     return final
 

@@ -1,7 +1,7 @@
-"""From a run's records to aligned arrays, estimates and results.json.
+"""A run's records as aligned arrays, and what is written and said of them.
 
-`collect` aligns completions and verdicts by problem, `estimate` computes every metric with its interval, and
-`to_json` is what results.json holds. All three are pure: the same records give the same bytes.
+`collect` aligns completions and verdicts by problem, `to_json` is what results.json holds, `describe` is what a person
+reads. All are pure: the same records give the same bytes. Not handled: the estimates themselves (`estimates.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from harness.types import Completion, Estimate, Floats, Key, Problem, Results, Status, Verdict
@@ -64,42 +63,28 @@ def _scores(completions_PG: Sequence[Sequence[Completion]]) -> dict[str, tuple[F
     return columns
 
 
-def estimate(results: Results, ks: Sequence[int]) -> Results:
-    """The same results with `estimates` filled: pass@k of every task, unbiased, with its interval over problems."""
-    estimates = {}
-    for task in results.expected_problems:
-        passed_PG = [results.passed_PG[i] for i, problem in enumerate(results.problems_P) if problem.task == task]
-        if passed_PG:
-            n_P = np.array([np.isfinite(group).sum() for group in passed_PG])
-            c_P = np.array([np.nansum(group) for group in passed_PG]).astype(int)
-            estimates[task] = {f"pass@{k}": _pass_at_k(n_P, c_P, k) for k in ks}
-    return replace(results, estimates=estimates)
+def groups(results: Results) -> dict[str, list[int]]:
+    """Places in `problems_P` of each task, or of each `task/split` where a task's problems come from several splits."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for problem in results.problems_P:
+        splits[problem.task].add(problem.split)
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, problem in enumerate(results.problems_P):
+        name = problem.task if len(splits[problem.task]) == 1 else f"{problem.task}/{problem.split}"
+        places[name].append(place)
+    return dict(places)
 
 
-def _pass_at_k(n_P: Any, c_P: Any, k: int) -> Estimate:
-    """One estimate; without a value where ungraded completions leave a problem fewer than k."""
-    from harness.metrics.inference import mean_ci  # scipy.stats takes 0.4 s to import
-    from harness.metrics.subsets import pass_at_k
-
-    estimate = Estimate(
-        name=f"pass@{k}",
-        value=None,
-        low=None,
-        high=None,
-        se=None,
-        n_problems=len(n_P),
-        n_samples=(int(n_P.min()), int(n_P.max())),
-        method="unbiased (Chen et al. 2021); guarded clustered Wilson interval over problems",
-    )
-    short = int((n_P < k).sum())
-    if short:
-        return msgspec.structs.replace(estimate, note=f"{short} problems have fewer than {k} graded completions")
-    u_P = pass_at_k(n_P, c_P, [k])[:, 0]
-    if len(u_P) < 2:
-        return msgspec.structs.replace(estimate, value=float(u_P[0]), note="one problem: no interval")
-    interval = mean_ci(u_P)
-    return msgspec.structs.replace(
-        estimate, value=float(u_P.mean()), low=interval.low, high=interval.high, se=interval.se
+def subset(results: Results, places: Sequence[int]) -> Results:
+    """The same results of some problems only."""
+    return replace(
+        results,
+        problems_P=tuple(results.problems_P[i] for i in places),
+        completions_PG=tuple(results.completions_PG[i] for i in places),
+        verdicts_PG=tuple(results.verdicts_PG[i] for i in places),
+        passed_PG=tuple(results.passed_PG[i] for i in places),
+        answer_PG=tuple(results.answer_PG[i] for i in places),
+        scores={name: tuple(column[i] for i in places) for name, column in results.scores.items()},
     )
 
 
@@ -136,10 +121,15 @@ def _disagreements(completions: Sequence[Completion], verdicts: Sequence[Verdict
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """What results.json holds: estimates by task and metric, the counts behind them, and [n, c] of every problem."""
-    problems: dict[str, dict[str, list[int]]] = {task: {} for task in results.estimates}
+    """What results.json holds: estimates by task and metric, the counts behind them, and n, c of every problem."""
+    problems: dict[str, dict[str, dict[str, Any]]] = {task: {} for task in results.expected_problems}
     for problem, passed in zip(results.problems_P, results.passed_PG, strict=True):
-        problems[problem.task][problem.id] = [int(np.isfinite(passed).sum()), int(np.nansum(passed))]
+        problems[problem.task][problem.id] = {
+            "n": int(np.isfinite(passed).sum()),
+            "c": int(np.nansum(passed)),
+            "split": problem.split,
+            "level": problem.level,
+        }
     return {
         "tasks": {
             task: {name: _estimate_fields(estimate) for name, estimate in metrics.items()}
@@ -160,18 +150,19 @@ def describe(results: Results) -> str:
     from tabulate import tabulate
 
     parts = []
-    for task, count in counts(results).items():
-        partial = " (PARTIAL)" if count["problems"] < count["problems_expected"] else ""
+    for name, metrics in results.estimates.items():
         rows = [
-            [name, percent(e.value, 4), f"[{percent(e.low)}, {percent(e.high)}]", percent(e.se), spread(e), e.note]
-            for name, e in results.estimates.get(task, {}).items()
+            [metric, percent(e.value, 4), f"[{percent(e.low)}, {percent(e.high)}]", percent(e.se), spread(e), e.note]
+            for metric, e in metrics.items()
         ]
         headers = ["metric", "%", "95% interval", "se", "problems x samples", ""]
+        parts.append(f"{name}\n" + tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "right")))
+    for task, count in counts(results).items():
+        partial = " (PARTIAL)" if count["problems"] < count["problems_expected"] else ""
         ended = ", ".join(f"{status} {number}" for status, number in count["statuses"].items())
         lines = [
             f"{task}: {count['problems']} of {count['problems_expected']} problems{partial}, "
             f"{count['completions']} completions, {count['passed']} passed",
-            tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "right")),
             f"ended: {ended or 'nothing was graded'}; ungraded {count['ungraded']}, truncated {count['truncated']}",
         ]
         if count["source_disagreements"] is not None:

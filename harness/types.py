@@ -177,6 +177,8 @@ class Estimate(Record, frozen=True):
     n_samples: tuple[int, int]
     """Fewest and most graded completions of a problem."""
     method: str
+    se_rerun: float | None = None
+    """Standard error if these very problems were sampled again; `se` is for new problems like these."""
     level: float = 0.95
     note: str = ""
 
@@ -267,7 +269,7 @@ class Results:
     scores: Mapping[str, tuple[Floats, ...]]
     """Named columns, each (P)(G), NaN where a completion has none; `logprob` among them when sampled."""
     estimates: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """By task, then by metric."""
+    """By task (or task/split), then by metric."""
     expected_problems: Mapping[str, int] = field(default_factory=dict)
     """Problems of each task before completions were looked for: more than have completions means PARTIAL."""
 

@@ -44,8 +44,8 @@ class Entry:
     manifest: Manifest
     estimates: dict[str, dict[str, Estimate]]
     counts: dict[str, dict[str, Any]]
-    problems: dict[str, dict[str, list[int]]]
-    """[n, c] by task and problem."""
+    problems: dict[str, dict[str, dict[str, Any]]]
+    """n, c, split and level by task and problem."""
 
 
 def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
@@ -170,9 +170,14 @@ def _ranks(entries: Sequence[Entry], column: tuple[str, str]) -> dict[str, str]:
 
 def _per_problem(entry: Entry, column: tuple[str, str]) -> dict[str, float]:
     """pass@k of each problem of the column's task; problems with too few graded completions are not in it."""
-    task, metric = column
+    group, metric = column
+    task, _, split = group.partition("/")
     k = int(metric.partition("@")[2])
-    enough = {name: counts for name, counts in entry.problems[task].items() if counts[0] >= k}
+    enough = {
+        name: (counts["n"], counts["c"])
+        for name, counts in entry.problems[task].items()
+        if counts["n"] >= k and split in ("", counts["split"])
+    }
     n_P, c_P = np.array(list(enough.values())).T
     return dict(zip(enough, pass_at_k(n_P, c_P, [k])[:, 0].tolist(), strict=True))
 

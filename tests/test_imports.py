@@ -24,12 +24,13 @@ ALLOWED = {
     "sandbox": FOUNDATION,
     "samplers": FOUNDATION | {"dataset"},
     "convert": FOUNDATION | {"dataset"},
-    "results": FOUNDATION | {"metrics"},
+    "results": FOUNDATION,
+    "estimates": FOUNDATION | {"metrics", "selectors", "results"},
     "manifest": FOUNDATION,
-    "evaluate": FOUNDATION | {"manifest", "results", "progress", "sandbox"},
-    "rescore": FOUNDATION | {"manifest", "evaluate", "convert", "progress", "sandbox"},
+    "evaluate": FOUNDATION | {"manifest", "results", "estimates", "progress", "sandbox"},
+    "finished": FOUNDATION | {"manifest", "evaluate", "results", "convert", "progress", "sandbox"},
     "selftest": FOUNDATION | {"evaluate", "sandbox"},
-    "cli": FOUNDATION | {"evaluate", "rescore", "selftest", "results", "progress"},
+    "cli": FOUNDATION | {"evaluate", "finished", "selftest", "results", "progress"},
     "__main__": {"cli"},
 }
 HEAVY = {

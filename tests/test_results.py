@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from harness.errors import InputError
+from harness.estimates import estimate
 from harness.evaluate import check_ks
-from harness.results import collect, counts, describe, estimate, to_json
+from harness.results import collect, counts, describe, to_json
 from harness.types import Completion, Problem, Status, Verdict
 
 
@@ -48,7 +49,12 @@ def test_ungraded_completions_are_left_out_and_counted():
     assert "1 problems have fewer than 2" in final.estimates["t"]["pass@2"].note
     assert counts(final)["t"]["ungraded"] == 1
     assert math.isnan(final.passed_PG[0][1])
-    assert to_json(final)["problems"] == {"t": {"a": [1, 1], "b": [2, 0]}}
+    assert to_json(final)["problems"] == {
+        "t": {
+            "a": {"n": 1, "c": 1, "split": "test", "level": None},
+            "b": {"n": 2, "c": 0, "split": "test", "level": None},
+        }
+    }
 
 
 def test_problems_without_completions_make_a_run_partial():

@@ -87,7 +87,7 @@ def maj_at_k(label_PG: Ragged, credit_PG: Ragged, ks: Ks, *, score_PG: Ragged | 
 
 
 def answer_classes(label_PG: Array, credit_PG: Array, score_PG: Array | None) -> Classes:
-    """Class sizes and credits of (p, n) labels; classes of equal size are merged, as they win equally often."""
+    """The classes of (p, n) labels, their sizes and what each is worth."""
     if label_PG.dtype.kind not in "iu":
         raise ValueError("label must be whole numbers, one per answer, negative for none")
     if not np.isfinite(credit_PG.astype(np.float64)).all():
@@ -96,15 +96,19 @@ def answer_classes(label_PG: Array, credit_PG: Array, score_PG: Array | None) ->
     voter = label_PG.ravel() >= 0
     problem = np.repeat(np.arange(p), n)[voter]
     _, label = np.unique(label_PG.ravel()[voter], return_inverse=True)
-    pairs, member = np.unique(problem * (label.max(initial=0) + 1) + label, return_inverse=True)
-    of_class = pairs // (label.max(initial=0) + 1)  # (A,) the problem of each class
-    size = np.bincount(member, minlength=len(pairs))
+    labels = label.max(initial=0) + 1
+    classes, member = np.unique(problem * labels + label, return_inverse=True)
+    size = np.bincount(member, minlength=len(classes))
     if score_PG is None:
-        credit = np.bincount(member, credit_PG.ravel()[voter], len(pairs))[:, None] / size[:, None]
+        credit = np.bincount(member, credit_PG.ravel()[voter], len(classes))[:, None] / size[:, None]
     else:
         credit = _credit_by_drawn(member, size, credit_PG.ravel()[voter], score_PG.ravel()[voter], n)
+    return _merge_equal_sizes(p, n, classes // labels, size, credit)
 
-    merged, place = np.unique(of_class * (n + 1) + n - size, return_inverse=True)  # falling sizes within a problem
+
+def _merge_equal_sizes(p: int, n: int, problem: Ints, size: Ints, credit: Floats) -> Classes:
+    """Classes (A,) with credits (A, 1 or n+1) by problem and falling size; equal sizes are one, as they win equally."""
+    merged, place = np.unique(problem * (n + 1) + n - size, return_inverse=True)
     problem, distinct = merged // (n + 1), n - merged % (n + 1)
     rank = np.arange(len(merged)) - np.searchsorted(problem, problem)  # 0 for the largest size of its problem
     shape = (p, int(rank.max(initial=-1)) + 1)

@@ -5,7 +5,7 @@ values, and refuses what is too large, too deep or made of equal hashes. What is
 equal to nothing. Subclasses of built-in types travel by value, without a call of any method that they could override.
 Not handled: identity, mutation of arguments, and values shared within a value (they arrive as copies).
 
-JSON: None, bool, most str, small int, finite float and list are themselves; all else is an object with one tag as its key.
+JSON: None, bool, most str, small int, finite float and list are themselves; all else is an object with one tag as key.
 """
 
 from __future__ import annotations

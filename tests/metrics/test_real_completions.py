@@ -1,25 +1,32 @@
-"""Published numbers from real completions: 50 MATH problems x 8 solutions, with the verdicts and reward-model scores
-that came with them."""
+"""Published numbers from real completions and the verdicts that came with them: 50 MATH problems x 8 solutions with
+reward-model scores, 660 GSM8K problems solved by four systems, 82 HumanEval problems x 100 programs."""
 
 import gzip
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from harness.metrics.inference import mean_ci, ratio_ci
+from harness.metrics.inference import diff_ci, mean_ci, ratio_ci
 from harness.metrics.majority import maj_at_k
+from harness.metrics.significance import holm, p_value, sign_flip
 from harness.metrics.subsets import best_at_k, pass_at_k
 from harness.metrics.verifier import gain_captured, pair_accuracy
 
 KS = range(1, 9)
 
 
+def read(path) -> list[dict]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 @pytest.fixture(scope="module")
 def qwen(shared_data):
     """correct, reward, label: (50, 8) each."""
-    with gzip.open(shared_data / "math_qwen_rm_first50.jsonl.gz", "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = read(shared_data / "math_qwen_rm_first50.jsonl.gz")
     correct = np.array([row["score"] for row in rows], dtype=float)
     reward = np.array([row["pred_score"] for row in rows])[:, :, 0]
     label = np.array([[row["pred"].index(answer) if answer else -1 for answer in row["pred"]] for row in rows])
@@ -58,3 +65,36 @@ def test_maj_at_8(qwen) -> None:
     tied = sum(len(c) > 1 and c[0] == c[1] for c in counts)
     assert majority[:, -1].mean() == pytest.approx(0.96, abs=tied / 2 / 50)
     assert (majority <= pass_at_k(8, correct.sum(axis=1), KS) + 1e-12).all()
+
+
+def test_a_verifier_on_gsm8k_as_paired_comparisons(shared_data) -> None:
+    rows = read(shared_data / "gsm8k_model_solutions_even.jsonl.gz")
+    passed = {
+        name: np.array([row[name]["is_correct"] for row in rows], dtype=float)
+        for name in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    }
+    solved = [u.mean() for u in passed.values()]
+    np.testing.assert_allclose(solved, [0.21970, 0.38939, 0.31970, 0.56515], atol=5e-6)
+    pairs = [
+        ("6b_finetuning", "6b_verification"),
+        ("175b_finetuning", "175b_verification"),
+        ("175b_finetuning", "6b_verification"),
+    ]
+    d = [passed[treat] - passed[base] for base, treat in pairs]
+    p = [p_value(diff_ci(x)) for x in d]
+    np.testing.assert_allclose([x.mean() for x in d], [0.16970, 0.24545, 0.06970], atol=5e-6)
+    assert p[0] < 1e-12
+    assert p[1] < 1e-12
+    assert p[2] == pytest.approx(stats.ttest_1samp(d[2], 0).pvalue, rel=0.01)
+    assert holm(p)[2] == p[2] < 0.01
+    assert all(sign_flip(x) < 0.01 for x in d)
+
+
+def test_pass_at_k_of_codegen_on_humaneval(shared_data) -> None:
+    rows = read(shared_data / "humaneval_codegen16b_even_verdicts.jsonl.gz")
+    correct = Counter(row["task_id"] for row in rows if row["passed"])
+    tasks = {row["task_id"] for row in rows}
+    assert len(tasks) == 82
+    assert len(rows) == 8200
+    estimate = pass_at_k(100, [correct[task] for task in sorted(tasks)], [1, 10, 100]).mean(axis=0)
+    np.testing.assert_allclose(100 * estimate, [23.4390, 54.2362, 79.2683], atol=5e-5)

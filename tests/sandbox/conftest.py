@@ -1,6 +1,9 @@
 """One sandbox for many tests, and short ways to run a program in it."""
 
+import gzip
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +67,19 @@ def stdio(box: Pool, make_job: Callable[..., Job]) -> Run:
         return execution
 
     return run
+
+
+@pytest.fixture(scope="session")
+def humaneval(shared_data: Path) -> dict[str, tuple[Problem, str]]:
+    """Problem and gold program by id."""
+    found = {}
+    with gzip.open(shared_data / "HumanEval.jsonl.gz", "rt") as lines:
+        for row in map(json.loads, lines):
+            gold = row["prompt"] + row["canonical_solution"]
+            source = f"{row['test']}\ncheck({row['entry_point']})\n"
+            test = Test(id="0", kind="script", input=source, setup=gold)
+            problem = Problem(
+                id=row["task_id"], task="humaneval", prompt=row["prompt"], entry_point=row["entry_point"], tests=(test,)
+            )
+            found[row["task_id"]] = (problem, gold)
+    return found

@@ -3,8 +3,9 @@
 The collection of attack files is outside the repository; the shorter list here is our own.
 """
 
+# ruff: noqa: E501 - one program to a line
+
 import contextlib
-import gzip
 import json
 import os
 import re
@@ -25,21 +26,6 @@ from harness.types import Test as Case
 
 CANARY = Path("/tmp/attack_canary")  # the attack files name it
 PORT = 45999
-
-
-def humaneval_problems(shared_data: Path) -> dict[str, tuple[Problem, str]]:
-    """Problem and gold program by id."""
-    found = {}
-    with gzip.open(shared_data / "HumanEval.jsonl.gz", "rt") as lines:
-        for row in map(json.loads, lines):
-            gold = row["prompt"] + row["canonical_solution"]
-            source = f"{row['test']}\ncheck({row['entry_point']})\n"
-            test = Case(id="0", kind="script", input=source, setup=gold)
-            problem = Problem(
-                id=row["task_id"], task="humaneval", prompt=row["prompt"], entry_point=row["entry_point"], tests=(test,)
-            )
-            found[row["task_id"]] = (problem, gold)
-    return found
 
 
 def stdio_problems(shared_attacks: Path) -> dict[str, tuple[Problem, str]]:
@@ -89,8 +75,8 @@ def harm_done(listener: socket.socket) -> list[str]:
     return found
 
 
-def test_attack_files(shared_attacks: Path, shared_data: Path, canaries: socket.socket) -> None:
-    humaneval, stdio = humaneval_problems(shared_data), stdio_problems(shared_attacks)
+def test_attack_files(shared_attacks: Path, humaneval: dict[str, tuple[Problem, str]], canaries: socket.socket) -> None:
+    stdio = stdio_problems(shared_attacks)
     jobs: list[tuple[str, Job]] = []
     for path in sorted(shared_attacks.glob("func/*.py")) + sorted(shared_attacks.glob("stdio/*.py")):
         source = path.read_text()
@@ -105,7 +91,7 @@ def test_attack_files(shared_attacks: Path, shared_data: Path, canaries: socket.
     names = {id(job): name for name, job in jobs}
     failures: list[str] = []
     last = time.monotonic()
-    with open_sandbox(workers=1, limits=Limits(cpu_s=1, wall_s=2)) as box:
+    with open_sandbox(workers=1, limits=Limits(cpu_s=1, wall_s=1.2, memory_bytes=200 << 20)) as box:
         for job, executions in box.run(job for _, job in jobs):
             name, found = names[id(job)], verdict(job.problem, job.completion, executions)
             late, last = time.monotonic() - last > 6, time.monotonic()
@@ -170,7 +156,7 @@ for folder in sys.path + ['/usr/lib/python3/dist-packages']:
             sys.path.append(path)
 try:
     import pip
-except ImportError:
+except (ImportError, OSError):
     print('unreachable')
 """
     assert stdio(program, "", "unreachable").status == Status.passed

@@ -1,5 +1,7 @@
 """The comparers of call and stdio tests, case by case."""
 
+# ruff: noqa: E501 - one program to a line
+
 import math
 
 import pytest

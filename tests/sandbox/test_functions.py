@@ -1,5 +1,7 @@
 """Script and call tests through a real sandbox: semantics of values, statuses, and the names that a script sees."""
 
+# ruff: noqa: E501 - one program to a line
+
 from typing import Any
 
 import pytest

@@ -1,4 +1,4 @@
-"""What is done with a finished run: `rescore` grades it again, `convert_run` writes it in another tool's format."""
+"""Finished runs: `results_of` reads one, `rescore` grades it again, `convert_run` writes it in another format."""
 
 from __future__ import annotations
 
@@ -16,9 +16,31 @@ from harness.convert import Graded, convert
 from harness.errors import InputError
 from harness.evaluate import finish, grade_all, load_tasks
 from harness.progress import Progress, silent
+from harness.results import collect
 from harness.sandbox import open_sandbox
-from harness.store import open_run, read_run, write_atomically
+from harness.store import open_run, read_results, read_run, write_atomically
 from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task
+
+
+def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Results]:
+    """The arrays of a finished run, for metrics of your own.
+
+    Problems have no more than an id, a task and a split, unless `with_tasks` loads the tasks that the run names.
+    """
+    made, summary = read_results(path)
+    _, completions, verdicts, _ = read_run(path)
+    if with_tasks:
+        problems = [problem for task in tasks_of(made) for problem in task.problems]
+    else:
+        problems = [
+            Problem(id=name, task=task, prompt="", split=counts["split"])
+            for task, by_problem in summary["problems"].items()
+            for name, counts in by_problem.items()
+        ]
+    known = {problem.id for problem in problems}
+    verdict_of = {(v.problem_id, v.index): v for v in verdicts}
+    kept = [c for c in completions if c.problem_id in known and (c.problem_id, c.index) in verdict_of]
+    return made, collect(problems, kept, verdict_of, n=made.budget.n)
 
 
 class _Stored:
@@ -70,9 +92,7 @@ def rescore(
         )
         for was, now in zip(old.tasks, made.tasks, strict=True):
             if was.problems_sha != now.problems_sha:
-                progress.note(
-                    f"the problems of {now.name} are not the run's own: {was.revision} became {now.revision}."
-                )
+                progress.note(f"{now.name} has other problems than the run had: {was.revision} became {now.revision}.")
         _clear(path, made)
         run = stack.enter_context(open_run(path, made))
         wanted = {completion.problem_id for completion in completions}
@@ -108,9 +128,8 @@ def tasks_of(made: Manifest) -> list[Task]:
 
 def convert_run(path: Path, *, to: str, output: Path, model: str) -> list[Path]:
     """Writes a finished run in another tool's format; gives the files that it wrote."""
-    made, completions, verdicts, results = read_run(path)
-    if results is None:
-        raise InputError(f"{path} has no results.json yet: finish the run first, by the command that began it.")
+    made, summary = read_results(path)
+    _, completions, verdicts, _ = read_run(path)
     problem_of = {problem.id: problem for task in tasks_of(made) for problem in task.problems}
     verdict_of = {(v.problem_id, v.index): v for v in verdicts}
     records = [
@@ -118,4 +137,6 @@ def convert_run(path: Path, *, to: str, output: Path, model: str) -> list[Path]:
         for c in completions
         if (c.problem_id, c.index) in verdict_of
     ]
-    return convert(records, results, to=to, output=output, model=model)
+    if not records:
+        raise InputError(f"{path} has no graded completions: there is nothing to convert.")
+    return convert(records, summary, to=to, output=output, model=model)
