@@ -49,6 +49,8 @@ Workers = Annotated[
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="CPU seconds for one program on one test.")]
 Memory = Annotated[int, typer.Option("--mem_limit", min=64, help="MiB of memory for one program.")]
 
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")]
+
 
 @app.command("eval")
 def eval_command(
@@ -169,18 +171,55 @@ def score(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     format: Annotated[ReportFormat, typer.Option("--format", help="How to write it.")] = ReportFormat.markdown,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Write a leaderboard of runs: a row per run, a column per task and metric, and where each number comes from."""
     from importlib import import_module
 
     text: str = import_module("harness.leaderboards.render").render(runs, format=str(format))
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        _write(output, text)
+    _print_or_write(text, output)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    metrics: Annotated[
+        str, typer.Option("--metrics", "-m", help="Metrics of the declared family: pass@1,maj@8,best@8[score].")
+    ] = "pass@1",
+    by: Annotated[
+        str | None, typer.Option("--by", help="Break down by level, another key of the problems, or difficulty.")
+    ] = None,
+    allow_different: Annotated[
+        bool, typer.Option("--allow_different", help="Compare runs of other prompts, limits or graders.")
+    ] = False,
+    format: Annotated[ReportFormat, typer.Option("--format", help="How to write it.")] = ReportFormat.markdown,
+    output: Output = None,
+) -> None:
+    """Compare runs with a base on the same problems: differences, intervals, p-values, ties."""
+    from importlib import import_module
+
+    from harness.config import parse_list
+
+    text = import_module("harness.leaderboards.compare").compare(
+        base, runs, metrics=parse_list(metrics), by=by, allow_different=allow_different, format=str(format)
+    )
+    _print_or_write(text, output)
+
+
+@app.command()
+def power(
+    tasks: Tasks,
+    task_args: TaskArgs = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Completions per problem.")] = 1,
+    like: Annotated[
+        Path | None, typer.Option("--like", help="Run folder whose spread within problems to assume.")
+    ] = None,
+) -> None:
+    """Say before a run which difference it can detect."""
+    from harness.power import describe_power
+
+    typer.echo(describe_power(tasks, _task_arguments(tasks, task_args, None), n=n, like=like))
 
 
 @app.command("ls")
@@ -269,9 +308,12 @@ def _show(results: Any) -> None:
         raise typer.Exit(1)
 
 
-def _write(path: Path, text: str) -> None:
+def _print_or_write(text: str, path: Path | None) -> None:
     from harness.store import write_atomically
 
+    if path is None:
+        typer.echo(text, nl=False)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)

@@ -27,7 +27,7 @@ MEAN_LOGPROB = "mean logprob"
 """Name of the score that `mean_logprob` gives."""
 
 SUBSETS = 200_000
-"""Subsets drawn for a vote over all problems, 100 to 2000 for each: the standard error is at most 0.5 / sqrt(number)."""
+"""Subsets drawn for a vote over all problems, 100 to 2000 each: their standard error is below 0.5 / sqrt(number)."""
 
 
 def oracle(results: Results, ks: Sequence[int]) -> Floats:

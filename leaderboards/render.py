@@ -1,9 +1,9 @@
 """Run folders to a leaderboard: a row per run, a column per task and metric, provenance below.
 
 `render(runs)` is the main function. A cell is `value [low, high]` in percent. Runs are in the order of the first
-metric, and share a rank unless a paired test over their common problems tells them apart (`diff_ci`, Holm over all
-pairs of runs): a rank is one more than the number of runs that are better. Partial runs, ungraded completions and
-sandbox errors are shown, never dropped. Only the run folders are read: the same runs give the same text.
+metric, and share a rank unless a paired test over their common problems tells them apart (`ranking.py`). Partial runs,
+ungraded completions and sandbox errors are shown, never dropped. Only the run folders are read: the same runs give the
+same text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import csv
 import io
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +22,12 @@ import numpy as np
 from tabulate import tabulate
 
 from harness.errors import InputError
-from harness.metrics.inference import diff_ci
-from harness.metrics.significance import holm, p_value
 from harness.metrics.subsets import pass_at_k
 from harness.results import percent, spread
 from harness.store import read_results
 from harness.types import Budget, Estimate, Manifest
+
+from .ranking import ranks
 
 CSV_COLUMNS = (
     *("rank", "run", "task", "metric", "value", "low", "high", "se", "problems", "problems_expected"),
@@ -59,13 +58,14 @@ def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
     )
     if not columns:
         raise InputError("none of the runs has a result: finish one first, by the command that began it.")
-    ranks = _ranks(entries, columns[0])
+    values = {e.name: _per_problem(e, columns[0]) for e in entries if _value(e, columns[0]) is not None}
+    places = {entry.name: "-" for entry in entries} | {name: str(rank) for name, rank in ranks(values).items()}
     entries.sort(key=lambda entry: (-(_value(entry, columns[0]) or -1.0), entry.name))
     if format == "json":
-        return json.dumps([_as_dict(entry, ranks[entry.name]) for entry in entries], indent=1) + "\n"
+        return json.dumps([_as_dict(entry, places[entry.name]) for entry in entries], indent=1) + "\n"
     if format == "csv":
-        return _csv(entries, columns, ranks)
-    return _markdown(entries, columns, ranks)
+        return _csv(entries, columns, places)
+    return _markdown(entries, columns, places)
 
 
 def _entry(path: Path) -> Entry:
@@ -82,10 +82,10 @@ def _value(entry: Entry, column: tuple[str, str]) -> float | None:
     return estimate.value if estimate else None
 
 
-def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], ranks: dict[str, str]) -> str:
+def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], places: dict[str, str]) -> str:
     header = ["rank", "run", *(f"{task} {metric}" for task, metric in columns), "problems x samples", "not graded"]
     rows = [
-        [ranks[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e), _not_graded(e)] for e in entries
+        [places[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e), _not_graded(e)] for e in entries
     ]
     lines = [
         "# Leaderboard",
@@ -151,23 +151,6 @@ def _sampling(manifest: Manifest) -> dict[str, float]:
     return {name: budget[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
 
 
-def _ranks(entries: Sequence[Entry], column: tuple[str, str]) -> dict[str, str]:
-    """Rank by name: one more than the number of runs that are better by a paired test; a dash without a value."""
-    values = {entry.name: _per_problem(entry, column) for entry in entries if _value(entry, column) is not None}
-    pairs, differences = [], []
-    for first, second in itertools.combinations(values, 2):
-        common = sorted(values[first].keys() & values[second].keys())
-        if len(common) >= 2:
-            pairs.append((first, second))
-            differences.append(diff_ci([values[first][name] - values[second][name] for name in common]))
-    worse: dict[str, int] = defaultdict(int)
-    adjusted = holm([p_value(difference) for difference in differences]) if pairs else ()
-    for (first, second), difference, p in zip(pairs, differences, adjusted, strict=True):
-        if p < 0.05:
-            worse[second if difference.value > 0 else first] += 1
-    return {entry.name: str(1 + worse[entry.name]) if entry.name in values else "-" for entry in entries}
-
-
 def _per_problem(entry: Entry, column: tuple[str, str]) -> dict[str, float]:
     """pass@k of each problem of the column's task; problems with too few graded completions are not in it."""
     group, metric = column
@@ -192,7 +175,7 @@ def _as_dict(entry: Entry, rank: str) -> dict[str, Any]:
     }
 
 
-def _csv(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], ranks: dict[str, str]) -> str:
+def _csv(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], places: dict[str, str]) -> str:
     """A row per run, task and metric, in fractions."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -205,7 +188,13 @@ def _csv(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], ranks: di
         e = msgspec.to_builtins(estimate)
         writer.writerow(
             [
-                *(ranks[entry.name], entry.name, task, metric, *(e[field] for field in ("value", "low", "high", "se"))),
+                *(
+                    places[entry.name],
+                    entry.name,
+                    task,
+                    metric,
+                    *(e[field] for field in ("value", "low", "high", "se")),
+                ),
                 *(estimate.n_problems, count["problems_expected"], *estimate.n_samples),
                 *(count["ungraded"], count["sandbox_errors"], estimate.method),
             ]

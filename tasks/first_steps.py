@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Literal
 
 from harness.samplers.replay import replay
-from harness.tasks.jsonl import jsonl
 from harness.types import Sampler, Task
+
+from .jsonl import jsonl
 
 _DATA = Path(__file__).parent / "first_steps_data"
 
 
 def first_steps() -> Task:
     """Twelve small problems that ship with the harness (pass@k)."""
-    task: Task = jsonl(path=str(_DATA / "problems.jsonl"), name="first_steps")
-    return replace(task, revision="1")
+    return replace(jsonl(path=str(_DATA / "problems.jsonl"), name="first_steps"), revision="1")
 
 
 def completions(system: Literal["careful", "hasty"] = "careful") -> Sampler:
     """Completions for first_steps that ship with the harness: system=careful or system=hasty."""
-    sampler: Sampler = replay(path=str(_DATA / f"{system}.jsonl"))
-    return sampler
+    return replay(path=str(_DATA / f"{system}.jsonl"))

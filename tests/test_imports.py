@@ -30,7 +30,8 @@ ALLOWED = {
     "evaluate": FOUNDATION | {"manifest", "results", "estimates", "progress", "sandbox"},
     "finished": FOUNDATION | {"manifest", "evaluate", "results", "convert", "progress", "sandbox"},
     "selftest": FOUNDATION | {"evaluate", "sandbox"},
-    "cli": FOUNDATION | {"evaluate", "finished", "selftest", "results", "progress"},
+    "power": FOUNDATION | {"evaluate", "metrics"},
+    "cli": FOUNDATION | {"evaluate", "finished", "selftest", "power", "results", "progress"},
     "__main__": {"cli"},
 }
 HEAVY = {

@@ -14,10 +14,11 @@ from harness.types import Completion, Problem, Results
 NAN = math.nan
 
 
-def finished(passed, answers, *, logprob=None, n_tokens=10, **scores) -> Results:
+def finished(passed, answers, *, logprob=None, n_tokens=None, **scores) -> Results:
     """A run from rows of 1, 0 and NaN, rows of answers, and rows of scores."""
     ids = [f"p{i}" for i in range(len(passed))]
     logprob = logprob or [[None] * len(row) for row in passed]
+    n_tokens = n_tokens or [[None] * len(row) for row in passed]
     columns = {name: tuple(np.array(row, dtype=float) for row in rows) for name, rows in scores.items()}
     if any(value is not None for row in logprob for value in row):
         columns["logprob"] = tuple(np.array([NAN if x is None else x for x in row]) for row in logprob)
@@ -25,9 +26,10 @@ def finished(passed, answers, *, logprob=None, n_tokens=10, **scores) -> Results
         problems_P=tuple(Problem(id=name, task="t", prompt="") for name in ids),
         completions_PG=tuple(
             tuple(
-                Completion(problem_id=name, index=i, text="", logprob=x, n_tokens=n_tokens) for i, x in enumerate(row)
+                Completion(problem_id=name, index=i, text="", logprob=x, n_tokens=length)
+                for i, (x, length) in enumerate(zip(row, lengths, strict=True))
             )
-            for name, row in zip(ids, logprob, strict=True)
+            for name, row, lengths in zip(ids, logprob, n_tokens, strict=True)
         ),
         verdicts_PG=(),
         passed_PG=tuple(np.array(row, dtype=float) for row in passed),
@@ -41,6 +43,7 @@ RUN = finished(
     [["7", "7", "8", "9"], ["1", None, "2"]],
     reward=[[0.1, 0.2, 0.9, NAN], [0.3, 0.1, 0.8]],
     logprob=[[-10.0, -20.0, -5.0, -1.0], [-8.0, -4.0, -2.0]],
+    n_tokens=[[50, 50, 5, 5], [5, 5, 5]],
 )
 
 
@@ -62,9 +65,10 @@ def test_majority_can_show_the_best_scored_member() -> None:
 
 def test_best_of_takes_the_highest_score_and_mean_logprob_the_likeliest_token() -> None:
     np.testing.assert_allclose(best_of(RUN, [3], score="reward")[:, 0], [0, 1])
-    np.testing.assert_allclose(best_of(RUN, [3], score=MEAN_LOGPROB)[:, 0], [0, 1])
+    np.testing.assert_allclose(best_of(RUN, [3], score="logprob")[:, 0], [0, 1])
+    np.testing.assert_allclose(best_of(RUN, [3], score=MEAN_LOGPROB)[:, 0], [1, 1])
     assert score_names(RUN) == [MEAN_LOGPROB, "reward"]
-    unknown_lengths = finished([[1, 0]], [["a", "b"]], logprob=[[-1.0, -2.0]], n_tokens=None)
+    unknown_lengths = finished([[1, 0]], [["a", "b"]], logprob=[[-1.0, -2.0]])
     assert score_names(unknown_lengths) == ["logprob"]
 
 

@@ -65,7 +65,7 @@ def g_pass_at_k(n_P: npt.ArrayLike, c_P: npt.ArrayLike, ks: Ks, *, tau: float) -
     if not 0 < tau <= 1:
         raise ValueError(f"tau is a share in (0, 1], not {tau}")
     ks_K = check_ks(ks)
-    rounding = 1e-9  # 0.55 x 20 is 11.000000000000002, and asks for 11 samples, not for 12
+    rounding = 1e-9  # 0.56 x 25 is 14.000000000000002, and asks for 14 samples, not for 15
     return _at_least(n_P, c_P, ks_K, np.array([math.ceil(tau * k - rounding) for k in ks_K.tolist()]))
 
 

@@ -141,8 +141,7 @@ def _elect(ballots: Ballots, subset_BK: Ints, *, log: bool) -> Floats:
         return total.reshape(rows, answers + 1)[:, :answers]
 
     voters, mass, worth = by_answer(None), by_answer(weights), by_answer(credit[subset_BK])
-    best = np.where(voters > 0, mass, -1.0).max(axis=1, keepdims=True)
-    wins = (voters > 0) & (mass >= best - TIE * best)
+    wins = (voters > 0) & (mass >= (1 - TIE) * mass.max(axis=1, keepdims=True))
     score = (wins * worth / np.maximum(voters, 1)).sum(axis=1) / np.maximum(wins.sum(axis=1), 1)
     return np.asarray(score, dtype=np.float64)
 

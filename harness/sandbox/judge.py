@@ -251,8 +251,9 @@ def serve(desk: Desk) -> None:
             desk.limits, desk.all_tests = job["limits"], job["all_tests"]
         set_alarm(desk.limits)
         for reports in judge_job(desk, job["program"]):
-            set_alarm(desk.limits)
+            set_alarm(None)  # the parent may take its time to read
             wire.write_all(descriptor, wire.pack({"reports": reports}))
+            set_alarm(desk.limits)
         set_alarm(None)
         wire.write_all(descriptor, wire.pack({"done": True}))
 

@@ -24,7 +24,8 @@ MAX_PROGRAM_CHARACTERS = plain.MAX_BYTES // 4
 MAX_REMEMBERED = 4096
 """Programs whose executions are kept for equal ones to come, and jobs that wait for an equal one under way."""
 
-Fingerprint = tuple[str, str, str]
+Fingerprint = tuple[int, str]
+"""Which problem object, and the program."""
 Executions = tuple[Execution, ...]
 
 
@@ -129,8 +130,8 @@ class Pool:
             try:
                 worker.submit(found, job, self._limits, all_tests=self._all_tests)
                 return found
-            except plain.NotPlain as error:
-                raise InputError(f"a test of problem {job.problem.id!r} is not plain data: {error}.") from error
+            except (plain.NotPlain, plain.TooLarge) as error:
+                raise InputError(f"a test of problem {job.problem.id!r} cannot be sent: {error}.") from error
             except WorkerDied as error:
                 self._workers[position] = None
                 if attempt:
@@ -204,7 +205,8 @@ class _Stream:
         self.again: list[Job] = []
         self.n_waiting = 0
         self._waiting: dict[Fingerprint, list[Job]] = {}
-        self._finished: OrderedDict[Fingerprint, Executions] = OrderedDict()
+        self._finished: OrderedDict[Fingerprint, tuple[Problem, Executions]] = OrderedDict()
+        """With the problem, so that its id() is not used again while it is here."""
 
     def pull(self) -> tuple[Job | None, Executions | None]:
         """The next job and, if they need no worker, its executions; (None, None) if it waits or there is none."""
@@ -218,7 +220,7 @@ class _Stream:
         fingerprint = _fingerprint(job)
         if fingerprint in self._finished:
             self._finished.move_to_end(fingerprint)
-            return job, _copied(self._finished[fingerprint], job)
+            return job, _copied(self._finished[fingerprint][1], job)
         if fingerprint in self._waiting:
             self._waiting[fingerprint].append(job)
             self.n_waiting += 1
@@ -229,7 +231,7 @@ class _Stream:
     def finish(self, job: Job, executions: Executions) -> Iterator[tuple[Job, Executions]]:
         """The job with its result, and every equal one that waited for it."""
         fingerprint = _fingerprint(job)
-        self._finished[fingerprint] = executions
+        self._finished[fingerprint] = job.problem, executions
         if len(self._finished) > MAX_REMEMBERED:
             self._finished.popitem(last=False)
         yield job, executions
@@ -239,7 +241,7 @@ class _Stream:
 
 
 def _fingerprint(job: Job) -> Fingerprint:
-    return job.problem.task, job.problem.id, job.completion.program or ""
+    return id(job.problem), job.completion.program or ""
 
 
 def _without_running(job: Job) -> Executions | None:

@@ -23,7 +23,7 @@ from typing import Any
 from harness.errors import SandboxUnavailable
 from harness.sandbox import plain, wire
 from harness.sandbox.tiers import Tier
-from harness.types import Job, Limits, Problem
+from harness.types import Job, Limits, Problem, Test
 
 START_S = 60.0
 STOP_S = 5.0
@@ -138,9 +138,14 @@ def submit(worker: Worker, job: Job, limits: Limits, *, all_tests: bool) -> None
         raise _died(worker) from None
 
 
-def _test_message(test: Any) -> dict[str, Any]:
+def _test_message(test: Test) -> dict[str, Any]:
+    texts = {"stdio": [test.input, test.expected], "script": [test.input, test.setup], "call": []}[test.kind]
+    if not all(isinstance(text, str) for text in texts):
+        raise plain.NotPlain(f"test {test.id!r} of kind {test.kind} needs text as its input and expected output")
     message = {"id": test.id, "kind": test.kind, "input": test.input, "expected": test.expected, "setup": test.setup}
     if test.kind == "call":
+        if not isinstance(test.input, (list, tuple)):
+            raise plain.NotPlain(f"the input of test {test.id!r} is not a list of arguments")
         message["input"] = plain.encode(list(test.input), strict=True)
         message["expected"] = plain.encode(test.expected, strict=True)
     return message

@@ -110,11 +110,11 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     control = socket.socket(fileno=options["control"])
     warm_up()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # where memory runs out, programs go first
     confinement = lockdown.prepare(memory_bytes=options["memory_bytes"])
     lockdown.lower_limit(resource.RLIMIT_FSIZE, 0)
     lockdown.grow_stack(STACK_BYTES)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # where memory runs out, programs go first
     gc.collect()
     gc.freeze()
     control.send(b"ready")

@@ -58,6 +58,8 @@ def test_standardised_gap_by_hand() -> None:
     interval, share = standardised_gap(train, test, ["e", "e", "h", "h", "x"], ["e", "e", "h", "h", "h", "h", "y"])
     assert interval.value == pytest.approx(2 / 6 * (0.9 - 0.6) + 4 / 6 * (0.4 - 0.3))
     assert share == pytest.approx(6 / 7)
+    easy, hard = gap_ci(train[:2], test[:2]), gap_ci(train[2:4], test[2:6])
+    assert interval.se**2 == pytest.approx((2 / 6 * easy.se) ** 2 + (4 / 6 * hard.se) ** 2)
     one_bin, whole = standardised_gap(train, test, [0] * 5, [0] * 7)
     assert whole == 1
     plain = gap_ci(train, test)

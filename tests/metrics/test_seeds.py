@@ -29,6 +29,19 @@ def test_new_problems_make_it_no_narrower() -> None:
     assert seeds_ci(base, treat).se > seeds_ci(base, treat, new_problems=False).se
 
 
+def test_its_variance_counts_noise_once() -> None:
+    """Problems gain unequally and one sample is noisy: the squared error must average the variance of the estimate."""
+    rng = np.random.default_rng(3)
+    values, squares = [], []
+    for _ in range(600):
+        gain = rng.normal(0, 0.2, 60)
+        base, treat = rng.normal(0, 0.5, (3, 60)), gain + rng.normal(0, 0.5, (3, 60))
+        interval = seeds_ci(base, treat)
+        values.append(interval.value)
+        squares.append(interval.se**2)
+    assert np.mean(squares) == pytest.approx(np.var(values), rel=0.15)
+
+
 def test_it_covers_where_the_problem_level_interval_does_not() -> None:
     rng = np.random.default_rng(2)
     covered, naive, repeats = 0, 0, 400

@@ -50,8 +50,8 @@ def test_pass_at_k_shape_and_unequal_n() -> None:
 
 
 def test_g_pass_of_a_rounded_share_asks_for_the_whole_number_meant() -> None:
-    assert g_pass_at_k(20, 11, 20, tau=0.55)[0, 0] == 1.0
-    assert g_pass_at_k(20, 10, 20, tau=0.55)[0, 0] == 0.0
+    assert g_pass_at_k(25, 14, 25, tau=0.56)[0, 0] == 1.0
+    assert g_pass_at_k(25, 13, 25, tau=0.56)[0, 0] == 0.0
 
 
 def best_of(value: list[Fraction], score: list[float], subset: tuple[int, ...]) -> Fraction:

@@ -87,6 +87,12 @@ def test_majority_with_ties_to_the_highest_score_is_a_vote_with_near_equal_weigh
     assert mean[0, 0] == 1
 
 
+def test_equal_sums_in_another_order_are_a_tie() -> None:
+    assert 0.1 + 0.2 != 0.3
+    mean, _ = vote_at_k([[0, 0, 1]], [[0.1, 0.2, 0.3]], [[1.0, 1.0, 0.0]], 3)
+    assert mean[0, 0] == 0.5
+
+
 def test_reruns_and_subsets_of_problems_draw_the_same() -> None:
     rng = np.random.default_rng(4)
     label, weight, credit = rng.integers(0, 5, (4, 30)), rng.random((4, 30)), rng.integers(0, 2, (4, 30))

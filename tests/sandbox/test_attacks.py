@@ -91,7 +91,7 @@ def test_attack_files(shared_attacks: Path, humaneval: dict[str, tuple[Problem, 
     names = {id(job): name for name, job in jobs}
     failures: list[str] = []
     last = time.monotonic()
-    with open_sandbox(workers=1, limits=Limits(cpu_s=1, wall_s=1.2, memory_bytes=200 << 20)) as box:
+    with open_sandbox(workers=2, limits=Limits(cpu_s=1, wall_s=2, memory_bytes=150 << 20)) as box:
         for job, executions in box.run(job for _, job in jobs):
             name, found = names[id(job)], verdict(job.problem, job.completion, executions)
             late, last = time.monotonic() - last > 6, time.monotonic()

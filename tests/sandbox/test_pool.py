@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError, SandboxUnavailable, UnknownName
-from harness.sandbox import open_sandbox, pool, worker
+from harness.sandbox import open_sandbox, plain, pool, worker
 from harness.types import Job, Limits, Status
 from harness.types import Test as Case
 
@@ -41,12 +41,13 @@ def test_jobs_are_pulled_as_workers_are_free_and_results_come_early(make_job: An
 
 
 def test_equal_programs_run_once(box: Any, make_job: Any) -> None:
-    jobs = [make_job(SQUARE, IS_NINE, index=index) for index in range(20)]
+    problem = make_job(SQUARE, IS_NINE).problem
+    jobs = [Job(problem=problem, completion=make_job(SQUARE, IS_NINE, index=index).completion) for index in range(20)]
     results = list(box.run(jobs))
     assert sorted(job.completion.index for job, _ in results) == list(range(20))
     assert all(execution.index == job.completion.index for job, (execution,) in results)
     assert len({execution.wall_s for _, (execution,) in results}) == 1
-    other = make_job(SQUARE, Case(id="0", kind="script", input="assert candidate(3) == 8"), id="another problem")
+    other = make_job(SQUARE, Case(id="0", kind="script", input="assert candidate(3) == 8"))  # the same id
     assert [statuses(e)[0] for _, e in box.run([jobs[0], other])] == [Status.passed, Status.wrong]
 
 
@@ -126,9 +127,9 @@ def test_answer_that_takes_the_judge_for_ever_is_a_timeout(box: Any, make_job: A
     assert "judging" in results[0][1][0].detail
 
 
-def test_judge_that_always_dies_is_our_failure(monkeypatch: pytest.MonkeyPatch, make_job: Any) -> None:
+def test_judge_that_always_dies_is_our_failure(make_job: Any) -> None:
     with open_sandbox(workers=1) as box:
-        broken = make_job(SQUARE, Case(id="0", kind="stdio", input="", expected=None))  # the comparison will raise
+        broken = make_job(SQUARE, Case(id="0", kind="script", input="pass", setup="import os; os._exit(3)"))
         ((_, (execution,)),) = list(box.run([broken]))
         assert execution.status == Status.sandbox_error
         assert "the judge ended" in execution.detail
@@ -138,8 +139,14 @@ def test_judge_that_always_dies_is_our_failure(monkeypatch: pytest.MonkeyPatch, 
 def test_bad_use_is_refused(box: Any, make_job: Any) -> None:
     with pytest.raises(InputError, match="no tests"):
         list(box.run([make_job(SQUARE)]))
-    with pytest.raises(InputError, match="not plain data"):
-        list(box.run([make_job(SQUARE, Case(id="0", kind="call", input=[1], expected=object()))]))
+    for bad in (
+        Case(id="0", kind="call", input=[1], expected=object()),
+        Case(id="0", kind="call", input=1, expected=1),
+        Case(id="0", kind="call", input=[1 << plain.MAX_INT_BITS], expected=1),
+        Case(id="0", kind="stdio", input="", expected=["a"]),
+    ):
+        with pytest.raises(InputError, match="problem 'p' cannot be sent"):
+            list(box.run([make_job(SQUARE, bad)]))
     with pytest.raises(UnknownName, match="landlock"):
         open_sandbox(tier="landlok")
     with pytest.raises(InputError, match="worker"):

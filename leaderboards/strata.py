@@ -1,0 +1,58 @@
+"""Problems in strata: by level, by metadata, or by how often the base model solves them. Main function: `strata_of`.
+
+Difficulty is measured on the base's completions with even numbers, and the base is then compared by those with odd
+ones: the same completions in both places would let lucky problems look easy and then get worse (regression to the
+mean).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from harness.errors import InputError
+from harness.types import Results
+
+EDGES = (
+    (0.0, "0 never solved"),
+    (0.25, "1 up to 25%"),
+    (0.5, "2 up to 50%"),
+    (0.75, "3 up to 75%"),
+    (1.0, "4 above 75%"),
+)
+"""Upper end of each difficulty bin and its name; the last takes all the rest."""
+
+
+def strata_of(base: Results, by: str) -> tuple[Mapping[str, str], Results]:
+    """Stratum by problem id, and the base's results to compare with (without the completions that made the strata)."""
+    if by == "difficulty":
+        return difficulty(base)
+    labels = {}
+    for problem in base.problems_P:
+        value = problem.level if by == "level" else problem.meta.get(by)
+        if value is None:
+            known = sorted({key for p in base.problems_P for key in p.meta} | {"difficulty"})
+            raise InputError(f"problem {problem.id} has no {by!r} to break down by (there are {', '.join(known)}).")
+        labels[problem.id] = str(value)
+    return labels, base
+
+
+def difficulty(base: Results) -> tuple[Mapping[str, str], Results]:
+    """Bins of the success rate on even-numbered completions, and the results of the odd-numbered ones."""
+    if any(len(group) < 2 for group in base.completions_PG):
+        raise InputError("difficulty is measured on half of the base's completions: each problem needs at least two.")
+    labels = {}
+    for problem, passed in zip(base.problems_P, base.passed_PG, strict=True):
+        rate = float(np.nanmean(passed[::2])) if np.isfinite(passed[::2]).any() else 0.0
+        labels[problem.id] = next((name for end, name in EDGES[:-1] if rate <= end), EDGES[-1][1])
+    odd = replace(
+        base,
+        completions_PG=tuple(group[1::2] for group in base.completions_PG),
+        verdicts_PG=tuple(group[1::2] for group in base.verdicts_PG),
+        passed_PG=tuple(row[1::2] for row in base.passed_PG),
+        answer_PG=tuple(group[1::2] for group in base.answer_PG),
+        scores={name: tuple(row[1::2] for row in column) for name, column in base.scores.items()},
+    )
+    return labels, odd
