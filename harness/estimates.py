@@ -36,8 +36,8 @@ def metric_name(rule: str, k: int, score: str | None = None) -> str:
 def per_problem(results: Results, ks: Sequence[int]) -> dict[str, Floats]:
     """Metric name to (P,): the unbiased number of each problem, for all metrics that the data allow."""
     return {
-        metric_name(rule.removesuffix("-of"), k, score): u_PK[:, column]
-        for (rule, _, score), u_PK in ((name.partition(" by "), u_PK) for name, u_PK in every_metric(results, ks))
+        metric_name(rule, k, score): u_PK[:, column]
+        for rule, score, u_PK in every_metric(results, ks)
         for column, k in enumerate(ks)
         if k > 1 or rule == "pass"  # one completion leaves nothing to choose: all rules are pass@1
     }

@@ -100,18 +100,18 @@ def _vote(
     return vote_at_k(label, weight, graded(results), ks, log=log, subsets=subsets, rng=seeds)
 
 
-def every_metric(results: Results, ks: Sequence[int]) -> Iterator[tuple[str, Floats]]:
-    """Name and (P, K) estimates of each metric that the run allows: pass always, maj and votes where there are answers,
-    best-of and votes by each score that every graded completion has."""
-    yield "pass", oracle(results, ks)
+def every_metric(results: Results, ks: Sequence[int]) -> Iterator[tuple[str, str | None, Floats]]:
+    """Rule, score and (P, K) estimates of each metric that the run allows: pass always, maj and votes where there are
+    answers, best-of and votes by each score that every graded completion has."""
+    yield "pass", None, oracle(results, ks)
     answers = any(answer is not None for group in results.answer_PG for answer in group)
     if answers:
-        yield "maj", majority(results, ks)
+        yield "maj", None, majority(results, ks)
     for name in score_names(results):
-        yield f"best-of by {name}", best_of(results, ks, score=name)
+        yield "best", name, best_of(results, ks, score=name)
         log = name == MEAN_LOGPROB
         if answers and (log or all((row >= 0).all() for row in scores(results, name))):
-            yield f"vote by {name}", weighted(results, ks, score=name, log=log)[0]
+            yield "vote", name, weighted(results, ks, score=name, log=log)[0]
 
 
 def score_names(results: Results) -> list[str]:

@@ -20,7 +20,7 @@ Not handled: coverage when the answer hangs on two or three problems. No method 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -112,7 +112,8 @@ def diff_ci(d_P: npt.ArrayLike, cluster: npt.ArrayLike | None = None, *, level: 
         raise ValueError(f"values from {d.min():g} to {d.max():g} are not differences of fractions, in [-1, 1]")
     mean, variance, df = moments(d, cluster, ends=(-1, 1))
     method = "guarded paired t" if cluster is None else f"guarded paired t, {df + 1} clusters"
-    return student(mean, variance, df, level=level, method=method)
+    interval = student(mean, variance, df, level=level, method=method)
+    return replace(interval, low=max(-1.0, interval.low), high=min(1.0, interval.high))
 
 
 def ratio_ci(numerator_P: npt.ArrayLike, denominator_P: npt.ArrayLike, *, level: float = 0.95) -> Interval:

@@ -11,7 +11,6 @@ import gc
 import io
 import os
 import sys
-import threading
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -132,7 +131,8 @@ def _run_main(channel: int, program: str) -> NoReturn:
 
 def _finish(module: ModuleType) -> None:
     """What the interpreter does at its end: waits for threads, runs exit functions, flushes, drops open files."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    if "threading" in sys.modules:  # not imported here: its fork hook alone takes a third of a millisecond
+        sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
     vars(module).clear()
     gc.collect()

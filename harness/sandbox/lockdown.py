@@ -2,8 +2,8 @@
 
 Main functions: `prepare` once per process, `confine` where it must become harmless. In that order: no capabilities, no
 new privileges, resource limits, no access to files but the standard library, no system calls but those of computing and
-reading. Children inherit all of it. Not handled: memory of several processes together (a program has one process), and
-hiding file names and sizes.
+reading. Children inherit all of it. Not handled: the number of threads (only their memory is bounded), and hiding
+file names and sizes.
 """
 
 from __future__ import annotations

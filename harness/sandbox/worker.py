@@ -83,7 +83,7 @@ def _spawn(module: str, options: dict[str, Any], sockets: list[socket.socket]) -
     python = getattr(sys, "_base_executable", None) or sys.executable
     folder = str(Path(__file__).resolve().parent.parent)
     return subprocess.Popen(
-        [python, "-s", "-S", "-P", "-B", "-c", BOOT, folder, module, json.dumps(options)],
+        [python, "-s", "-S", "-P", "-c", BOOT, folder, module, json.dumps(options)],
         env={"PYTHONHASHSEED": "0"} if "control" in options and "parent" not in options else {},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

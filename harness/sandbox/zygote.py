@@ -29,7 +29,7 @@ from harness.sandbox import candidate, lockdown, plain, syscalls
 
 WARM_MODULES = """
     typing math cmath re collections itertools functools heapq bisect string random copy operator json struct io
-    hashlib datetime threading
+    hashlib datetime
 """
 """What programs import most; more would make each fork dearer than it saves."""
 STACK_BYTES = 120 << 20

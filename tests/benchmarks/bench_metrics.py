@@ -82,7 +82,7 @@ def main() -> None:
         run = million(rng, problems, samples)
         ks = [2**i for i in range(9) if 2**i <= samples // 2]
         started = time.perf_counter()
-        shown = [(name, mean_ci(u)) for name, estimate in every_metric(run, ks) for u in estimate.T]
+        shown = [(rule, score, mean_ci(u)) for rule, score, estimate in every_metric(run, ks) for u in estimate.T]
         spent, memory = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"10^6 completions ({problems} x {samples}): {len(shown)} numbers in {spent:.0f} s, {memory:.2f} GB at most"

@@ -88,14 +88,15 @@ def test_all_tests_are_run_on_demand(make_job: Any) -> None:
 
 
 def test_sleeping_counts_only_after_a_second_run_and_loops_at_once(make_job: Any) -> None:
-    with open_sandbox(workers=2, limits=Limits(cpu_s=1, wall_s=1.5)) as box:
+    with open_sandbox(workers=2, limits=Limits(cpu_s=1, wall_s=2)) as box:
         jobs = [make_job("import time\ntime.sleep(60)", IS_NINE), make_job("while True: pass", IS_NINE, index=1)]
         jobs += [make_job(f"{SQUARE}# {index}", IS_NINE, index=index) for index in range(2, 6)]
         started = time.monotonic()
         results = list(box.run(jobs))
-        assert results[-1][0] is jobs[0]  # the sleeper waits for its turn alone
-        assert 3.0 < time.monotonic() - started < 8
-        by_index = {job.completion.index: executions[0] for job, executions in results}
+    assert time.monotonic() - started > 4
+    order = [job.completion.index for job, _ in results]
+    assert all(order.index(index) < order.index(0) for index in range(2, 6))  # the sleeper waits for its turn alone
+    by_index = {job.completion.index: executions[0] for job, executions in results}
     assert by_index[0].status == Status.timeout
     assert "wall" in by_index[0].detail
     assert (by_index[0].cpu_s or 0) < 0.5
