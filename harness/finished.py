@@ -19,13 +19,16 @@ from harness.progress import Progress, silent
 from harness.results import collect
 from harness.sandbox import open_sandbox
 from harness.store import open_run, read_results, read_run, write_atomically
-from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task
+from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task, Test
+
+_UNREAD = Test(id="unread", kind="script", input="")
 
 
 def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Results]:
     """The arrays of a finished run, for metrics of your own.
 
-    Problems have no more than an id, a task and a split, unless `with_tasks` loads the tasks that the run names.
+    Problems have no more than an id, a task, a split, a level and the number of their tests, unless `with_tasks` loads
+    the tasks that the run names.
     """
     made, summary = read_results(path)
     _, completions, verdicts, _ = read_run(path)
@@ -33,7 +36,14 @@ def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Resul
         problems = [problem for task in tasks_of(made) for problem in task.problems]
     else:
         problems = [
-            Problem(id=name, task=task, prompt="", split=counts["split"])
+            Problem(
+                id=name,
+                task=task,
+                prompt="",
+                split=counts["split"],
+                level=counts["level"],
+                tests=(_UNREAD,) * counts["tests"],
+            )
             for task, by_problem in summary["problems"].items()
             for name, counts in by_problem.items()
         ]

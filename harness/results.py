@@ -129,6 +129,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "c": int(np.nansum(passed)),
             "split": problem.split,
             "level": problem.level,
+            "tests": len(problem.tests),
         }
     return {
         "tasks": {

@@ -104,7 +104,8 @@ def every_metric(results: Results, ks: Sequence[int]) -> Iterator[tuple[str, str
     """Rule, score and (P, K) estimates of each metric that the run allows: pass always, maj and votes where there are
     answers, best-of and votes by each score that every graded completion has."""
     yield "pass", None, oracle(results, ks)
-    answers = any(answer is not None for group in results.answer_PG for answer in group)
+    programs = any(problem.tests for problem in results.problems_P)  # they have no answers to vote with
+    answers = not programs and any(answer is not None for group in results.answer_PG for answer in group)
     if answers:
         yield "maj", None, majority(results, ks)
     for name in score_names(results):

@@ -93,7 +93,7 @@ def compare(
     Raises:
         InputError: nothing in common, other problems or settings, or a metric that a run does not have.
     """
-    arms = _arms([base, *runs], with_tasks=by is not None and by != "difficulty")
+    arms = _arms([base, *runs], with_tasks=by not in (None, "level", "difficulty"))
     for arm in arms[1:]:
         _refuse_differences(arms[0], arm, allow_different=allow_different)
     labels: Mapping[str, str] = {}

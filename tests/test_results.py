@@ -51,8 +51,8 @@ def test_ungraded_completions_are_left_out_and_counted():
     assert math.isnan(final.passed_PG[0][1])
     assert to_json(final)["problems"] == {
         "t": {
-            "a": {"n": 1, "c": 1, "split": "test", "level": None},
-            "b": {"n": 2, "c": 0, "split": "test", "level": None},
+            "a": {"n": 1, "c": 1, "split": "test", "level": None, "tests": 0},
+            "b": {"n": 2, "c": 0, "split": "test", "level": None, "tests": 0},
         }
     }
 

@@ -89,7 +89,7 @@ def grade(
 def equal(answer: str, reference: str, *, timeout_s: float = TIMEOUT_S) -> bool | None:
     """Whether two answers are the same; None if the process that compares crashed or stalled twice.
 
-    Raises `symbolic.UsedUp` if comparing takes too much time or memory, and `MissingDependency` if math-verify is needed
+    Raises `symbolic.UsedUp` if comparing takes too much time or memory, `MissingDependency` if math-verify is needed
     and not installed.
     """
     if not reference.strip() or len(reference) > MAX_LENGTH:
