@@ -102,6 +102,13 @@ def test_script_sees_the_names_that_nobody_defines(script: Any) -> None:
     assert script(program, "check = lambda: three()\nassert check()", entry_point=None).detail.startswith("NameError")
 
 
+def test_a_module_that_a_script_forgot_to_import_is_the_judges(script: Any) -> None:
+    program = "class math:\n    isclose = staticmethod(lambda a, b: True)\ndef f(): return 1.5\ndef math(): return 1\n"
+    assert script(program, "assert math.isclose(f(), 1.5)", entry_point="f").status == Status.passed
+    assert script(program, "assert math.isclose(f(), 2.5)", entry_point="f").status == Status.wrong
+    assert script(program, "assert math() == 1", entry_point="math").status == Status.passed
+
+
 def test_every_builtin_exception_arrives_as_itself(script: Any) -> None:
     test = """
 import builtins
