@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -57,6 +57,7 @@ class Test(Record, frozen=True):
       `setup` is run before it by the judge (helper functions that the test calls); `expected` is unused.
     """
 
+    __test__: ClassVar[bool] = False  # pytest would take it for a test of its own
     id: str
     kind: Literal["call", "stdio", "script"]
     input: Any
