@@ -172,12 +172,18 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     format: Annotated[ReportFormat, typer.Option("--format", help="How to write it.")] = ReportFormat.markdown,
     output: Output = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Folder for figures of the runs, SVG and PNG.")
+    ] = None,
 ) -> None:
     """Write a leaderboard of runs: a row per run, a column per task and metric, and where each number comes from."""
     from importlib import import_module
 
     text: str = import_module("harness.leaderboards.render").render(runs, format=str(format))
     _print_or_write(text, output)
+    if figures is not None:
+        for path in import_module("harness.leaderboards.figures").draw(runs, figures):
+            typer.echo(f"wrote {path}", err=True)
 
 
 @app.command()
@@ -304,7 +310,10 @@ def _show(results: Any) -> None:
     typer.echo(describe(results))
     ungraded = sum(count["ungraded"] for count in counts(results).values())
     if ungraded:
-        typer.echo(f"harness: {ungraded} completions could not be graded; see verdicts.jsonl.", err=True)
+        typer.echo(
+            f"harness: {ungraded} completions could not be graded: verdicts.jsonl says why, harness score tries again.",
+            err=True,
+        )
         raise typer.Exit(1)
 
 

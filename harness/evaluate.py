@@ -172,9 +172,9 @@ def load_tasks(names: Sequence[str], arguments: Mapping[str, dict[str, Any]]) ->
 
 
 def _budget_for(sampler: Sampler, model: str, budget: Budget) -> Budget:
-    """The budget, of which only n has a meaning where completions are not sampled but read."""
+    """The budget with its n; nothing else has a meaning where completions are not sampled but read."""
     if not getattr(sampler, "replays", False):
-        return budget
+        return budget if budget.n else msgspec.structs.replace(budget, n=1)
     kept = Budget(n=budget.n)
     for name, value in msgspec.structs.asdict(budget).items():
         if value != getattr(kept, name):

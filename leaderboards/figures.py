@@ -5,21 +5,19 @@
 - `iterations`: train and test over the iterations of a treatment, and the gap between them.
 - `draw`: the first two for every task of some runs, which is what a report shows.
 
-Bands and bars are 95% intervals over problems (`mean_ci`), for each k, bin or iteration by itself. The background is
-transparent, and every colour has a contrast of at least 3 with white and with a dark page. Lines are named at their
-ends and differ in dashes or markers too, so that nothing hangs on colour. The same runs give the same bytes on one
-version of matplotlib, whatever the user's own settings. Not handled: votes by score, which are near best-of-k and
-would hide it, and tests of differences (`compare.py`).
+Each gives the list of files that it wrote.
+
+Bands and bars are 95% intervals over problems (`mean_ci`), for each k, bin or iteration by itself: two that overlap can
+still differ on paired problems. Not handled: tests of differences (`compare.py`), votes by score (they lie near
+best-of-k and would hide it), and looks (`drawing.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,26 +26,34 @@ from harness.errors import InputError
 from harness.finished import results_of
 from harness.metrics.gaps import gap_ci
 from harness.metrics.inference import mean_ci
-from harness.results import groups, spread_of, subset
+from harness.results import groups, subset
 from harness.selectors import best_of, graded, majority, oracle, score_names
+from harness.store import read_results
 from harness.types import Floats, Results
 
+from .drawing import (
+    BASE,
+    CEILING,
+    INK,
+    Line,
+    Style,
+    band,
+    name_ends,
+    percent_axis,
+    points,
+    save,
+    sheet,
+    short,
+    style,
+    title,
+)
 from .strata import EDGES
 from .strata import difficulty as difficulty_bins
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-INK = "#7b8089"
-"""Text, axes and the ceiling: contrast 4.0 on white, 4.8 on #0d1117."""
-COLOURS = ("#3e94ea", "#d9731a", "#7929ff", "#177245")
-"""Contrast 3.2 to 6.0 on both pages. Under the three kinds of colour blindness (Machado et al. 2009, full severity) any
-two of them, and each and INK, stay 16 CIE94 units apart."""
-DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D")
-SMALL, LINE = 8.5, 11.0
-"""Text size and line height in points."""
+PASS = "pass@k"
+SPLITS = ("train", "test")
+TICKS = ("0", "1–25", "26–50", "51–75", "76–100")
+"""Names of the difficulty bins on an axis."""
 
 
 @dataclass(frozen=True)
@@ -56,38 +62,22 @@ class Part:
 
     run: str
     task: str
+    fewest: int
+    """Graded completions of the problem that has fewest."""
     size: str
     problems_sha: str
     results: Results
-
-    @property
-    def fewest(self) -> int:
-        """Graded completions of the problem that has fewest."""
-        return min(len(row) for row in graded(self.results))
-
-
-@dataclass(frozen=True)
-class Line:
-    """Points with intervals, in percent; NaN where there is none."""
-
-    x: Sequence[float]
-    value: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
 
 
 def curves(runs: Sequence[Path], output: Path, *, task: str | None = None) -> list[Path]:
     """pass@k (the ceiling), maj@k and best-of-k by each score against k = 1..n; a panel per run, with common axes.
 
-    maj@k is left out where correct completions have no answer to vote with, as programs have none.
+    maj@k is left out where there are programs, which have no answer to vote with.
 
     Args:
         runs: run folders.
         output: the files' path without .svg and .png.
         task: which task (or task/split), if the runs have several.
-
-    Returns:
-        The files that it wrote.
 
     Raises:
         InputError: no such task, fewer than two problems, or fewer than two graded completions of one.
@@ -96,7 +86,7 @@ def curves(runs: Sequence[Path], output: Path, *, task: str | None = None) -> li
 
 
 def difficulty(base: Path, runs: Sequence[Path], output: Path, *, task: str | None = None) -> list[Path]:
-    """Mean success of the base and of other runs by bins of the base's success, on the problems that all have.
+    """Mean success of a base and of other runs by bins of the base's success, on the problems that all have.
 
     The bins are those of `strata.py`: measured on the base's completions with even numbers, while the base's points
     use those with odd ones, so that lucky problems don't look easy and then get worse. A bin of one problem has no
@@ -108,12 +98,11 @@ def difficulty(base: Path, runs: Sequence[Path], output: Path, *, task: str | No
         output: the files' path without .svg and .png.
         task: which task (or task/split), if the runs have several.
 
-    Returns:
-        The files that it wrote.
-
     Raises:
         InputError: no such task, other problems, fewer than two in common, too few completions.
     """
+    if not runs:
+        raise InputError("a figure by difficulty sets runs beside a base: name at least one more run.")
     parts = _choose(_load([base, *runs]), task)
     return _draw_difficulty(parts[0], parts[1:], output)
 
@@ -127,24 +116,20 @@ def iterations(
         series: by iteration (0 is the base), pass@1 of each train and of each test problem as fractions, (P,) and
             (Q,), or a run folder that holds both splits.
         output: the files' path without .svg and .png.
-        task: which task of the run folders, if they have several; the title if there are none.
-
-    Returns:
-        The files that it wrote.
+        task: which task of the run folders, if they have several; the figure's title.
 
     Raises:
-        InputError: fewer than two iterations, or a run without both splits.
+        InputError: fewer than two iterations or problems, no fractions, or a run without both splits.
     """
     if len(series) < 2:
         raise InputError(f"a figure over iterations needs two or more of them, not {len(series)}.")
-    times = sorted(series)
-    pairs = [_splits(value, task) if isinstance(value := series[time], Path) else value for time in times]
-    for time, values in zip(times, pairs, strict=True):
-        for name, u_P in zip(("train", "test"), values, strict=True):
-            u = np.asarray(u_P, dtype=np.float64)
-            if u.ndim != 1 or len(u) < 2 or not ((u >= 0) & (u <= 1)).all():
-                raise InputError(f"iteration {time}, {name}: a band needs a fraction for each of two or more problems.")
-    return _draw_iterations(times, pairs, output, title=task or "")
+    pairs = {}
+    for time in sorted(series):
+        value = series[time]
+        pair = _splits(value, task) if isinstance(value, Path) else value
+        pairs[time] = [_fractions(u_P, f"iteration {time}, {name}") for name, u_P in zip(SPLITS, pair, strict=True)]
+    lines = [_line(list(pairs), [pair[split] for pair in pairs.values()]) for split in (0, 1)]
+    return _draw_iterations(lines, list(pairs.values()), output, heading=task or "Train and test")
 
 
 def draw(runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -170,29 +155,30 @@ def draw(runs: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _load(paths: Sequence[Path]) -> list[dict[str, Part]]:
-    """Each run by task, or by task/split."""
     if not paths:
         raise InputError("there is no run to draw: name at least one.")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    return [_parts(path, name) for path, name in zip(paths, names, strict=True)]
+    return [parts_of(path, name) for path, name in zip(paths, names, strict=True)]
 
 
-def _parts(path: Path, run: str) -> dict[str, Part]:
+def parts_of(path: Path, run: str) -> dict[str, Part]:
+    """A run folder by task, or by task/split; `run` is the name that figures show."""
     manifest, results = results_of(path)
-    _, summary = read_results(path)
+    counts = read_results(path)[1]["counts"]
     problems_sha = {task.name: task.problems_sha for task in manifest.tasks}
     parts = {}
     for name, places in groups(results).items():
         part = subset(results, places)
         task, sizes = part.problems_P[0].task, [len(row) for row in graded(part)]
         if min(sizes) == 0:
-            raise InputError(f"{run} has a problem of {name} without any graded completion: grade it again first.")
-        count = summary["counts"][task]
-        size = f"{len(sizes)} × {min(sizes)}" + (f"–{max(sizes)}" if max(sizes) > min(sizes) else "")
-        size += " (PARTIAL)" if count["problems"] < count["problems_expected"] else ""
-        parts[name] = Part(run, name, size, problems_sha[task], part)
+            raise InputError(
+                f"{run} has a problem of {name} without any graded completion: grade it again (harness score)."
+            )
+        size = f"{len(sizes)} problems × {min(sizes)}" + (f"–{max(sizes)}" if max(sizes) > min(sizes) else "")
+        size += " (PARTIAL)" if counts[task]["problems"] < counts[task]["problems_expected"] else ""
+        parts[name] = Part(run, name, min(sizes), size, problems_sha[task], part)
     return parts
 
 
@@ -201,7 +187,7 @@ def _choose(loaded: Sequence[Mapping[str, Part]], task: str | None) -> list[Part
     names = list(dict.fromkeys(name for parts in loaded for name in parts))
     if task is None:
         if len(names) != 1:
-            raise InputError(f"the runs are about {', '.join(names) or 'nothing'}: name one task to draw.")
+            raise InputError(f"the runs are about {', '.join(names) or 'no problem'}: name one task to draw.")
         task = names[0]
     if any(task not in parts for parts in loaded):
         raise InputError(f"not every run has completions for {task!r} (there are {', '.join(names)}).")
@@ -211,77 +197,152 @@ def _choose(loaded: Sequence[Mapping[str, Part]], task: str | None) -> list[Part
 def _splits(path: Path, task: str | None) -> tuple[Floats, Floats]:
     """pass@1 of each train and each test problem of a run folder."""
     [parts] = _load([path])
-    tasks = {name.rpartition("/")[0] for name in parts if name.endswith("/train")}
-    both = sorted(name for name in tasks if f"{name}/test" in parts and task in (None, name))
+    tasks = {name.removesuffix("/train") for name in parts if name.endswith("/train")}
+    both = [name for name in sorted(tasks) if f"{name}/test" in parts and task in (None, name)]
     if len(both) != 1:
-        raise InputError(f"{path} has {len(both)} tasks with train and test problems: choose a task that has both.")
-    train, test = (oracle(parts[f"{both[0]}/{split}"].results, [1])[:, 0] for split in ("train", "test"))
+        wanted = "one task" if task is None else repr(task)
+        raise InputError(f"{path} has {len(both)} tasks with train and test problems: {wanted} with both is needed.")
+    train, test = (oracle(parts[f"{both[0]}/{split}"].results, [1])[:, 0] for split in SPLITS)
     return train, test
 
 
+def _fractions(u_P: npt.ArrayLike, where: str) -> Floats:
+    u = np.asarray(u_P, dtype=np.float64)
+    if u.ndim != 1 or len(u) < 2 or not ((u >= 0) & (u <= 1)).all():
+        raise InputError(f"{where}: a band needs one fraction, from 0 to 1, for each of two or more problems.")
+    return u
+
+
 def _line(x: Sequence[float], u: Sequence[Floats]) -> Line:
-    """Means and intervals of the problems' fractions at each x; one problem has no interval."""
+    """Means and intervals over problems at each x; a single problem has no interval."""
     intervals = [mean_ci(u_P.clip(0, 1)) if len(u_P) > 1 else None for u_P in u]
     return Line(
         x,
         [100 * float(u_P.mean()) for u_P in u],
-        [math.nan if i is None else 100 * i.low for i in intervals],
-        [math.nan if i is None else 100 * i.high for i in intervals],
+        [math.nan if interval is None else 100 * interval.low for interval in intervals],
+        [math.nan if interval is None else 100 * interval.high for interval in intervals],
     )
 
 
 def _ks(n: int) -> list[int]:
     """All up to 16, then powers of two, n/2 and n."""
-    powers = {1 << i for i in range(n.bit_length())}
-    return sorted({*range(1, min(n, 16) + 1), *powers, max(n // 2, 1), n})
+    return sorted({*range(1, min(n, 16) + 1), *(1 << i for i in range(n.bit_length())), max(n // 2, 1), n})
 
 
-def _curves_of(part: Part) -> dict[str, Line]:
-    """Every rule that chooses one of k completions, and the ceiling, by the name that the figure shows."""
-    results, fewest = part.results, part.fewest
-    if fewest < 2 or len(results.problems_P) < 2:
-        raise InputError(f"{part.run} has {part.size} graded completions of {part.task}: curves need 2 × 2 or more.")
-    ks = _ks(fewest)
-    chosen = {"pass@k": oracle(results, ks)}
-    pairs = [pair for row in zip(results.passed_PG, results.answer_PG, strict=True) for pair in zip(*row, strict=True)]
-    if all(answer is not None for passed, answer in pairs if passed == 1) and any(answer for _, answer in pairs):
+def _ticks(n: int) -> list[int]:
+    """Powers of two (of four, where there would be many) and n, without a power that n would touch."""
+    powers = [k for k in (1 << i for i in range(0, n.bit_length(), 1 if n <= 256 else 2)) if k < n]
+    return [k for k in powers if math.log(n / k) > 0.1 * math.log(n)] + [n]
+
+
+def lines_by_k(part: Part) -> dict[str, Line]:
+    """The ceiling, and every rule that chooses one of k completions, by the name that the figure shows."""
+    results, ks = part.results, _ks(part.fewest)
+    if part.fewest < 2 or len(results.problems_P) < 2:
+        raise InputError(f"{part.run} has {part.size} of {part.task}: curves need two problems and two completions.")
+    chosen = {PASS: oracle(results, ks)}
+    programs = any(problem.tests for problem in results.problems_P)
+    if not programs and any(answer is not None for row in results.answer_PG for answer in row):
         chosen["maj@k"] = majority(results, ks)
     chosen |= {f"best@k[{score}]": best_of(results, ks, score=score) for score in score_names(results)}
     return {name: _line(ks, list(u_PK.T)) for name, u_PK in chosen.items()}
 
 
-def _common(parts: Sequence[Part]) -> list[str]:
-    """Problems that all have, in the first one's order."""
-    ids = [{problem.id for problem in part.results.problems_P} for part in parts]
-    return [problem.id for problem in parts[0].results.problems_P if all(problem.id in each for each in ids)]
-
-
 def _draw_curves(parts: Sequence[Part], output: Path) -> list[Path]:
-    lines = [_curves_of(part) for part in parts]
-    names = list(dict.fromkeys(name for panel in lines for name in panel if name != "pass@k"))
+    lines = [lines_by_k(part) for part in parts]
+    names = list(dict.fromkeys(name for panel in lines for name in panel if name != PASS))
+    styles = {PASS: CEILING} | {name: style(place) for place, name in enumerate(names)}
     longest = max(part.fewest for part in parts)
-    with _look():
-        figure, panels = _sheet(len(parts))
+    with sheet(len(parts), width=4.0 if len(parts) > 1 else 5.0) as (figure, panels):
         for axes, part, panel in zip(panels, parts, lines, strict=True):
-            _title(axes, part.run, f"{part.task}, {part.size}")
+            title(axes, part.run, f"{part.task}, {part.size}")
             for name, line in panel.items():
-                _band(axes, line, names.index(name) if name in names else None)
-            axes.set_xscale("log", base=2)
-            axes.set_xlim(1, longest)
-        ticks = [1 << i for i in range(longest.bit_length())]
-        ticks += [longest] if longest >= 1.3 * ticks[-1] else []
-        panels[0].set_xticks(ticks, [str(k) for k in ticks], minor=False)
-        panels[0].xaxis.set_minor_locator(_no_ticks())
-        figure.supxlabel("k completions to choose from", size=SMALL)
-        figure.supylabel("solved, %", size=SMALL)
+                band(axes, line, styles[name])
+        panels[0].set_xscale("log", base=2)
+        panels[0].set_xlim(1, longest)
+        panels[0].set_xticks(_ticks(longest), [str(k) for k in _ticks(longest)])
+        percent_axis(panels[0], [line for panel in lines for line in panel.values()])
+        figure.supxlabel("k completions to choose one from")
+        figure.supylabel("solved, %, with 95% bands")
         for axes, panel in zip(panels, lines, strict=True):
-            colours = {name: INK if name == "pass@k" else COLOURS[names.index(name) % len(COLOURS)] for name in panel}
-            _name_ends(
-                figure,
-                axes,
-                [
-                    (line.x[-1], line.value[-1], "pass@k, the ceiling" if name == "pass@k" else name, colours[name])
-                    for name, line in panel.items()
-                ],
-            )
-        return _save(figure, output)
+            shown = {name: f"{name} (ceiling)" if name == PASS else name for name in panel}
+            name_ends(axes, [(line, shown[name], styles[name]) for name, line in panel.items()])
+        return save(figure, output)
+
+
+def _common(parts: Sequence[Part]) -> set[str]:
+    """Problems that all have."""
+    return set.intersection(*({problem.id for problem in part.results.problems_P} for part in parts))
+
+
+def lines_by_difficulty(base: Part, runs: Sequence[Part]) -> tuple[dict[str, int], list[Line]]:
+    """Problems in each bin that has any, and the lines of the base and the runs with x = 0, 1, ... for the bins."""
+    for part in runs:
+        if part.problems_sha != base.problems_sha:
+            raise InputError(f"{part.run} and {base.run} have other problems of {base.task}: they cannot be compared.")
+    label_of, odd = difficulty_bins(base.results)
+    means = [_means(odd), *(_means(part.results) for part in runs)]
+    shared = sorted(set.intersection(*(set(each) for each in means)))
+    if len(shared) < 2:
+        raise InputError(f"the runs have {len(shared)} problems of {base.task} in common: a figure needs two.")
+    bins = {
+        tick: [name for name in shared if label_of[name] == label]
+        for tick, (_, label) in zip(TICKS, EDGES, strict=True)
+    }
+    bins = {tick: ids for tick, ids in bins.items() if ids}
+    x = range(len(bins))
+    lines = [_line(x, [np.array([each[name] for name in ids]) for ids in bins.values()]) for each in means]
+    return {tick: len(ids) for tick, ids in bins.items()}, lines
+
+
+def _draw_difficulty(base: Part, runs: Sequence[Part], output: Path) -> list[Path]:
+    bins, lines = lines_by_difficulty(base, runs)
+    apart = min(0.12, 0.7 / len(lines))  # points of one bin stand side by side
+    lines = [
+        replace(line, x=[x + apart * (place - (len(lines) - 1) / 2) for x in line.x])
+        for place, line in enumerate(lines)
+    ]
+    styles = [BASE, *(style(place) for place in range(len(runs)))]
+    with sheet(width=6.2, height=3.4) as (figure, [axes]):
+        title(axes, f"{base.task} by difficulty", f"{sum(bins.values())} problems, base: {base.run}")
+        for line, each in zip(lines, styles, strict=True):
+            points(axes, line, each)
+        axes.set_xticks(range(len(bins)), [f"{tick}\n{size} problem{'s' * (size > 1)}" for tick, size in bins.items()])
+        axes.set_xlim(lines[0].x[0] - 0.25, lines[-1].x[-1] + 0.15)
+        axes.set_ylim(-3, 103)
+        measured = f"solved in the even-numbered completions of {short(base.run)}, %"
+        axes.set_xlabel(f"{measured}\n(its own points: in the odd-numbered ones)")
+        axes.set_ylabel("solved, %, with 95% intervals")
+        names = [part.run for part in (base, *runs)]
+        name_ends(axes, list(zip(lines, names, styles, strict=True)))
+        return save(figure, output)
+
+
+def _means(results: Results) -> dict[str, float]:
+    """pass@1 by problem id, of problems with any graded completion."""
+    pairs = zip(results.problems_P, graded(results), strict=True)
+    return {problem.id: float(row.mean()) for problem, row in pairs if len(row)}
+
+
+def _draw_iterations(
+    lines: Sequence[Line], pairs: Sequence[Sequence[Floats]], output: Path, *, heading: str
+) -> list[Path]:
+    train, test = lines
+    gap = gap_ci(*pairs[-1])
+    middle = Line(train.x, [(a + b) / 2 for a, b in zip(train.value, test.value, strict=True)], [], [])
+    with sheet(width=5.6, height=3.2) as (figure, [axes]):
+        sizes = [sorted({len(pair[split]) for pair in pairs}) for split in (0, 1)]
+        shown = [f"{s[0]}" if len(s) == 1 else f"{s[0]}–{s[-1]}" for s in sizes]
+        title(axes, heading, f"{shown[0]} train and {shown[1]} test problems")
+        axes.fill_between(train.x, train.value, test.value, color=INK, alpha=0.22, linewidth=0)
+        for place, line in enumerate(lines):
+            band(axes, line, style(place))
+        axes.set_xticks(train.x[:: math.ceil(len(train.x) / 12)])
+        axes.set_xlim(train.x[0], train.x[-1])
+        percent_axis(axes, lines)
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("pass@1, %, with 95% bands")
+        value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in (gap.value, gap.low, gap.high))
+        named = f"gap {value} [{low}, {high}]"
+        name_ends(axes, [(train, "train", style(0)), (test, "test", style(1)), (middle, named, Style(INK))])
+        return save(figure, output)

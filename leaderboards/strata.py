@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.errors import InputError
-from harness.types import Results
+from harness.types import Floats, Results
 
 EDGES = (
     (0.0, "0 never solved"),
@@ -39,14 +39,20 @@ def strata_of(base: Results, by: str) -> tuple[Mapping[str, str], Results]:
     return labels, base
 
 
+def _bin(passed: Floats) -> str:
+    """The difficulty bin of the graded completions that measure it."""
+    if not passed.size:
+        return "- not graded"
+    return next((name for end, name in EDGES[:-1] if passed.mean() <= end), EDGES[-1][1])
+
+
 def difficulty(base: Results) -> tuple[Mapping[str, str], Results]:
     """Bins of the success rate on even-numbered completions, and the results of the odd-numbered ones."""
     if any(len(group) < 2 for group in base.completions_PG):
         raise InputError("difficulty is measured on half of the base's completions: each problem needs at least two.")
     labels = {}
     for problem, passed in zip(base.problems_P, base.passed_PG, strict=True):
-        rate = float(np.nanmean(passed[::2])) if np.isfinite(passed[::2]).any() else 0.0
-        labels[problem.id] = next((name for end, name in EDGES[:-1] if rate <= end), EDGES[-1][1])
+        labels[problem.id] = _bin(passed[::2][np.isfinite(passed[::2])])
     odd = replace(
         base,
         completions_PG=tuple(group[1::2] for group in base.completions_PG),
