@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
 import msgspec
 
 from harness import manifest
@@ -31,7 +30,7 @@ def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Resul
     the tasks that the run names.
     """
     made, summary = read_results(path)
-    _, completions, verdicts, _ = read_run(path)
+    _, completions, verdicts = read_run(path)
     if with_tasks:
         problems = [problem for task in tasks_of(made) for problem in task.problems]
     else:
@@ -82,9 +81,9 @@ def rescore(
 
     The old verdicts stay beside the new ones as verdicts.previous.jsonl.
     """
-    old, completions, verdicts, results = read_run(path)
+    old, completions, verdicts = read_run(path)
     tasks = tasks_of(old)
-    ks = parse_ks(k) if k else _reported_ks(results)
+    ks = parse_ks(k) if k else _reported_ks(path / "results.json")
     before = {(v.problem_id, v.index): v for v in verdicts}
     with contextlib.ExitStack() as stack:
         sandbox = None
@@ -126,9 +125,10 @@ def _clear(path: Path, made: Manifest) -> None:
     write_atomically(path / "manifest.json", json.dumps(msgspec.to_builtins(made), indent=1) + "\n")
 
 
-def _reported_ks(results: dict[str, Any] | None) -> tuple[int, ...]:
-    names = {name for metrics in (results or {}).get("tasks", {}).values() for name in metrics}
-    return tuple(sorted({int(name.partition("@")[2]) for name in names if name.startswith("pass@")})) or (1,)
+def _reported_ks(path: Path) -> tuple[int, ...]:
+    """The ks of pass@k in an earlier results.json, of whatever version; 1 where there is none."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return tuple(sorted({int(k) for k in re.findall(r'"pass@([1-9][0-9]*)"', text)})) or (1,)
 
 
 def tasks_of(made: Manifest) -> list[Task]:
@@ -139,7 +139,7 @@ def tasks_of(made: Manifest) -> list[Task]:
 def convert_run(path: Path, *, to: str, output: Path, model: str) -> list[Path]:
     """Writes a finished run in another tool's format; gives the files that it wrote."""
     made, summary = read_results(path)
-    _, completions, verdicts, _ = read_run(path)
+    _, completions, verdicts = read_run(path)
     problem_of = {problem.id: problem for task in tasks_of(made) for problem in task.problems}
     verdict_of = {(v.problem_id, v.index): v for v in verdicts}
     records = [

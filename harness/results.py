@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.store import RESULTS_FORMAT
 from harness.types import Completion, Estimate, Floats, Key, Problem, Results, Status, Verdict
 
 SOURCE_PASSED = "source_passed"
@@ -132,6 +133,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "tests": len(problem.tests),
         }
     return {
+        "format": RESULTS_FORMAT,
         "tasks": {
             task: {name: _estimate_fields(estimate) for name, estimate in metrics.items()}
             for task, metrics in results.estimates.items()

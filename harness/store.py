@@ -25,6 +25,9 @@ import msgspec
 from harness.errors import InputError, RunMismatch
 from harness.types import Completion, Execution, Key, Manifest, Verdict
 
+RESULTS_FORMAT = 1
+"""Raised when what results.json holds changes its shape."""
+
 RecordType = TypeVar("RecordType", Completion, Execution, Verdict)
 _encode = msgspec.json.Encoder().encode
 
@@ -102,15 +105,13 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
             os.fsync(file.fileno())
 
 
-def read_run(path: Path) -> tuple[Manifest, list[Completion], list[Verdict], dict[str, Any] | None]:
-    """A run folder as it is, without changing it: manifest, completions, verdicts, results (None while unfinished)."""
+def read_run(path: Path) -> tuple[Manifest, list[Completion], list[Verdict]]:
+    """A run folder as it is, finished or not, without changing it: manifest, completions, verdicts."""
     if not (path / "manifest.json").is_file():
         raise InputError(f"{path} is not a run folder: it has no manifest.json.")
-    manifest = read_manifest(path / "manifest.json")
     completions = _read(path / "completions.jsonl", Completion, [], repair=False)
     verdicts = _read(path / "verdicts.jsonl", Verdict, [], repair=False)
-    results = path / "results.json"
-    return manifest, completions, verdicts, json.loads(results.read_text("utf-8")) if results.is_file() else None
+    return read_manifest(path / "manifest.json"), completions, verdicts
 
 
 def read_results(path: Path) -> tuple[Manifest, dict[str, Any]]:
@@ -119,7 +120,13 @@ def read_results(path: Path) -> tuple[Manifest, dict[str, Any]]:
         raise InputError(f"{path} is not a run folder: it has no manifest.json.")
     if not (path / "results.json").is_file():
         raise InputError(f"{path} has no results.json yet: finish the run first, by the command that began it.")
-    results: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    try:
+        results: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        version = results["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}/results.json is not one of ours: write it anew with harness score {path}.") from error
+    if version != RESULTS_FORMAT:
+        raise InputError(f"{path}/results.json is of another version: write it anew with harness score {path}.")
     return read_manifest(path / "manifest.json"), results
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from harness.errors import InputError, RunMismatch
-from harness.store import open_run, read_run
+from harness.store import open_run, read_results, read_run
 from harness.types import Budget, Completion, Execution, Limits, Manifest, Status, TaskRecord, Verdict
 
 
@@ -35,11 +35,10 @@ def test_what_was_written_is_read_back(tmp_path):
     with open_run(tmp_path / "run", manifest()) as run:
         for index in range(3):
             fill(run, index)
-    _, completions, verdicts, results = read_run(tmp_path / "run")
+    _, completions, verdicts = read_run(tmp_path / "run")
     assert [c.index for c in completions] == [0, 1, 2]
     assert completions[0].text == "\x00 é \n"
     assert [v.passed for v in verdicts] == [True] * 3
-    assert results is None
 
 
 @pytest.mark.parametrize("name", ["completions", "executions", "verdicts"])
@@ -119,3 +118,13 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
 def test_a_folder_that_is_not_a_run_is_a_sentence(tmp_path):
     with pytest.raises(InputError, match=r"no manifest\.json"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 0}', '{"format": 1'])
+def test_results_of_another_kind_are_a_sentence(tmp_path, text):
+    with open_run(tmp_path / "run", manifest()) as run:
+        with pytest.raises(InputError, match=r"no results\.json yet"):
+            read_results(run.path)
+        (run.path / "results.json").write_text(text)
+        with pytest.raises(InputError, match="harness score"):
+            read_results(run.path)
