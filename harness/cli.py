@@ -6,7 +6,9 @@ command ran and found something wrong (ungraded completions, gold solutions that
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +30,10 @@ app = typer.Typer(
         "max_content_width": 110,
     },
 )
+
+
+SHOWN = 10
+"""Lines of a list that are printed."""
 
 
 class ReportFormat(StrEnum):
@@ -131,7 +137,7 @@ def eval_command(
     budget = Budget(
         n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, stop=tuple(stop or ()), seed=seed
     )
-    with bars(_note) as progress:
+    with bars(_note) as progress, _resumable():
         results = evaluate(
             tasks,
             model,
@@ -153,18 +159,27 @@ def eval_command(
 def score(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     workers: Workers = None,
-    timeout: Timeout = 3.0,
-    mem_limit: Memory = 2048,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.1, help="CPU seconds for a program.", show_default="as before")
+    ] = None,
+    mem_limit: Annotated[
+        int | None, typer.Option("--mem_limit", min=64, help="MiB for a program.", show_default="as before")
+    ] = None,
     k: Annotated[str | None, typer.Option("--k", help="The ks of pass@k.", show_default="as before")] = None,
 ) -> None:
     """Grade the completions of a run again, without sampling; says how many verdicts changed."""
     from harness.finished import rescore
     from harness.progress import bars
 
-    with bars(_note) as progress:
-        results, changes = rescore(run, limits=_limits(timeout, mem_limit), workers=workers, k=k, progress=progress)
+    limits = None if timeout is None and mem_limit is None else _limits(timeout or 3.0, mem_limit or 2048)
+    with bars(_note) as progress, _resumable():
+        results, changes = rescore(run, limits=limits, workers=workers, k=k, progress=progress)
+    typer.echo(f"{len(changes)} verdicts changed" + (":" if changes else "."))
+    for change in changes[:SHOWN]:
+        typer.echo(f"  {change}")
+    if len(changes) > SHOWN:
+        typer.echo(f"  and {len(changes) - SHOWN} more; verdicts.previous.jsonl has the old ones")
     _show(results)
-    typer.echo(f"{len(changes)} verdicts changed" + (f", first {changes[0]}." if changes else "."))
 
 
 @app.command()
@@ -299,6 +314,33 @@ def _limits(timeout: float, mem_limit: int) -> Any:
     return Limits(cpu_s=timeout, wall_s=max(10.0, 3 * timeout), memory_bytes=mem_limit << 20)
 
 
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C loses nothing, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("harness: interrupted; the same command goes on where this one stopped.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import harness
+
+        typer.echo(f"treatment-harness {harness.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Did this training make the model better? Honest evaluation of checkpoints and completions."""
+
+
 def _note(sentence: str) -> None:
     typer.echo(f"note: {sentence}", err=True)
 
@@ -338,9 +380,6 @@ def main() -> None:
     except HarnessError as error:
         typer.echo(f"harness: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("harness: interrupted; the same command goes on where this one stopped.", err=True)
-        sys.exit(130)
     except OSError as error:
         typer.echo(f"harness: {error.filename or 'the system'}: {error.strerror or error}.", err=True)
         sys.exit(2)

@@ -6,10 +6,15 @@ function's signature says. Recipes and sweeps in YAML will be read here too.
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import InputError, UnknownName
+
+_KEY = re.compile(r"[A-Za-z_.][\w./:-]*")
+"""`path`, `humaneval.path`, `./my_task.py:mine.path`."""
 
 
 def parse_arguments(text: str | Iterable[str] | Mapping[str, Any] | None, option: str) -> dict[str, Any]:
@@ -26,7 +31,7 @@ def parse_arguments(text: str | Iterable[str] | Mapping[str, Any] | None, option
         key = None
         for piece in part.split(","):
             name, equals, value = piece.partition("=")
-            if equals and name.strip().replace(".", "_").isidentifier():
+            if equals and _KEY.fullmatch(name.strip()):
                 key = name.strip()
                 if key in arguments:
                     raise InputError(f"{option} gives {key} twice: leave one out.")
@@ -63,7 +68,7 @@ def parse_ks(text: str | int | Iterable[int]) -> tuple[int, ...]:
     """`"1,10,100"` as distinct ascending whole numbers from 1."""
     try:
         values = [int(part) for part in parse_list(text)] if isinstance(text, str) else list(_integers(text))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"--k {text!r} is not a list of whole numbers: write --k 1,10,100.") from error
     if not values or min(values) < 1:
         raise InputError(f"--k {text!r}: each k is a whole number from 1.")
@@ -71,4 +76,4 @@ def parse_ks(text: str | int | Iterable[int]) -> tuple[int, ...]:
 
 
 def _integers(value: int | Iterable[int]) -> Iterable[int]:
-    return [value] if isinstance(value, int) else value
+    return [operator.index(each) for each in ([value] if isinstance(value, int) else value)]

@@ -26,6 +26,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} does not exist: check the path.")
     if path.is_dir():
         raise InputError(f"{path} is a folder where a file is wanted: name the file in it.")
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file: name a file.")
     number = 0
     try:
         with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
@@ -144,3 +146,11 @@ def require(row: dict[str, Any], fields: Sequence[str], where: str) -> None:
     missing = [name for name in fields if name not in row]
     if missing:
         raise InputError(f"{where} has no field {missing[0]!r} (it has {', '.join(map(str, row)) or 'none'}).")
+
+
+def require_texts(row: dict[str, Any], fields: Sequence[str], where: str) -> None:
+    """Raises unless the row has every field, each a text."""
+    require(row, fields, where)
+    for name in fields:
+        if not isinstance(row[name], str):
+            raise InputError(f"{where}: {name!r} is a {type(row[name]).__name__}, not a text.")

@@ -28,7 +28,7 @@ class UnknownName(InputError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}."
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}."
         super().__init__(f"there is no {kind} {name!r}: {hint}")
 
 

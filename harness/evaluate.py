@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import msgspec
 
 from harness import manifest, registry
 from harness.config import arguments_by_task, parse_arguments, parse_ks, parse_list
-from harness.errors import InputError, UnknownName
+from harness.errors import HarnessError, InputError, UnknownName
 from harness.progress import Progress, silent
 from harness.sandbox import open_sandbox
 from harness.store import Run, identity, open_run
@@ -60,14 +61,16 @@ def evaluate(
         HarnessError: anything about the input that stands in the way, in one sentence.
     """
     names, ks = parse_list(tasks), parse_ks(k)
+    if output_path is not None and not str(output_path):
+        raise InputError("--output_path is empty: name a run folder.")
     by_task = arguments_by_task(parse_arguments(task_args, "--task_args"), names)
     loaded = load_tasks(names, by_task)
     model_arguments = parse_arguments(model_args, "--model_args")
     sampler: Sampler = registry.build("sampler", model, model_arguments)
     budget = _budget_for(sampler, model, budget)
     problems = [problem for task in loaded for problem in task.problems]
-    wanted = choose(loaded, limit, parse_list(samples))
-    expected = sampler.counts(problems, budget)
+    expected = {name: n for name, n in sampler.counts(problems, budget).items() if n}
+    wanted = choose(loaded, limit, parse_list(samples), among=expected)
     check_ks(ks, {name: n for name, n in expected.items() if name in wanted})
     with contextlib.ExitStack() as stack:
         sandbox = None
@@ -80,15 +83,22 @@ def evaluate(
             model_args=model_arguments,
             model_identity=sampler.identity,
             budget=budget,
-            limits=limits,
+            limits=limits if sandbox else Limits(),
             sandbox=sandbox.version if sandbox else "none needed",
+            replays=_replays(sampler),
+            ks=ks,
+            limit=limit,
+            samples=parse_list(samples),
         )
         run = stack.enter_context(open_run(Path(output_path or default_folder(made, model)), made))
         for notice in run.notices:
             progress.note(notice)
+        progress.note(f"run folder {run.path}, which has {len(run.verdicts)} graded completions already.")
         grade_all(run, loaded, sampler, sandbox, budget=budget, wanted=wanted, progress=progress)
         for notice in getattr(sampler, "notices", ()):
             progress.note(notice)
+        if budget.n and max(expected.values()) < budget.n:
+            progress.note(f"n is {budget.n}, and no problem has more than {max(expected.values())} completions.")
         return finish(run, problems, ks=ks, n=budget.n, wanted=wanted)
 
 
@@ -107,15 +117,26 @@ def grade_all(
     problem_of = {problem.id: problem for problem in problems}
     task_of = {problem.id: task for task in tasks for problem in task.problems}
     ungraded = [c for key, c in run.completions.items() if key not in run.verdicts and c.problem_id in wanted]
-    total = sum(n for name, n in sampler.counts(problems, budget).items() if name in wanted)
-    progress.start(total, *(sum(name in wanted for name, _ in records) for records in (run.completions, run.verdicts)))
+    promised = {name: n for name, n in sampler.counts(problems, budget).items() if name in wanted}
+    progress.start(
+        sum(promised.values()),
+        *(sum(name in wanted for name, _ in records) for records in (run.completions, run.verdicts)),
+    )
 
     def completions() -> Iterator[Completion]:
         yield from ungraded
         for completion in sampler.sample(problems, budget, frozenset(run.completions), wanted):
+            _check_completion(completion, run, wanted)
             run.add_completion(completion)
             progress.sampled()
             yield completion
+        have = Counter(name for name, _ in run.completions)
+        short = [name for name, n in promised.items() if have[name] < n]
+        if short:
+            raise HarnessError(
+                f"the model promised {promised[short[0]]} completions of {short[0]} and gave {have[short[0]]}: "
+                "its counts and its sample disagree."
+            )
 
     def store_verdict(completion: Completion, executions: Sequence[Execution]) -> None:
         task = task_of[completion.problem_id]
@@ -133,6 +154,14 @@ def grade_all(
 
     for job, executions in sandbox.run(jobs()) if sandbox else _no_programs(jobs()):
         store_verdict(job.completion, executions)
+
+
+def _check_completion(completion: Completion, run: Run, wanted: set[str]) -> None:
+    """A sampler that breaks its promise must not break a run."""
+    key = (completion.problem_id, completion.index)
+    if completion.problem_id not in wanted or key in run.completions:
+        again = "again" if key in run.completions else "which was not asked for"
+        raise HarnessError(f"the model gave completion {completion.index} of {completion.problem_id}, {again}.")
 
 
 def _no_programs(jobs: Iterator[Job]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
@@ -156,25 +185,40 @@ def load_tasks(names: Sequence[str], arguments: Mapping[str, dict[str, Any]]) ->
     """The tasks by name; ids of problems must be unique over all of them."""
     if not names:
         raise InputError("no task was named: give --tasks, one of those that `harness ls task` lists.")
-    tasks: list[Task] = [_with_stops(registry.build("task", name, arguments.get(name, {}))) for name in names]
+    tasks = [_load_task(name, arguments.get(name, {})) for name in names]
     seen: dict[str, str] = {}
     for task in tasks:
-        if not task.problems:
-            raise InputError(f"the task {task.name} has no problems.")
         for problem in task.problems:
+            if seen.get(problem.id) == task.name:
+                raise InputError(f"{task.name} has two problems with the id {problem.id}: ids must be unique.")
             if problem.id in seen:
-                where = (
-                    f"tasks {seen[problem.id]} and {task.name} both have" if seen[problem.id] != task.name else "two"
+                raise InputError(
+                    f"{seen[problem.id]} and {task.name} both have a problem {problem.id}: run the tasks one by one."
                 )
-                raise InputError(f"{where} problem {problem.id}: ids must be unique; run the tasks one by one.")
             seen[problem.id] = task.name
     return tasks
 
 
+def _load_task(name: str, arguments: Mapping[str, Any]) -> Task:
+    task = registry.build("task", name, arguments)
+    if not isinstance(task, Task):
+        raise InputError(f"{name} gave a {type(task).__name__} where a harness.Task is wanted.")
+    if not task.problems:
+        raise InputError(f"the task {task.name} has no problems.")
+    if "/" in task.name:
+        raise InputError(f"the task {task.name!r} has a / in its name: choose another.")
+    for problem in task.problems:
+        if problem.task != task.name:
+            raise InputError(f"problem {problem.id} says that its task is {problem.task!r}, in the task {task.name!r}.")
+    return _with_stops(task)
+
+
 def _budget_for(sampler: Sampler, model: str, budget: Budget) -> Budget:
     """The budget with its n; nothing else has a meaning where completions are not sampled but read."""
-    if not getattr(sampler, "replays", False):
-        return budget if budget.n else msgspec.structs.replace(budget, n=1)
+    if budget.n is not None and budget.n < 1:
+        raise InputError(f"n={budget.n}: the number of completions per problem is at least 1.")
+    if not _replays(sampler):
+        return msgspec.structs.replace(budget, n=1 if budget.n is None else budget.n)
     kept = Budget(n=budget.n)
     for name, value in msgspec.structs.asdict(budget).items():
         if value != getattr(kept, name):
@@ -184,6 +228,10 @@ def _budget_for(sampler: Sampler, model: str, budget: Budget) -> Budget:
     return kept
 
 
+def _replays(sampler: Sampler) -> bool:
+    return bool(getattr(sampler, "replays", False))
+
+
 def _with_stops(task: Task) -> Task:
     if not task.stop:
         return task
@@ -191,20 +239,27 @@ def _with_stops(task: Task) -> Task:
     return replace(task, problems=tuple(problems))
 
 
-def choose(tasks: Sequence[Task], limit: float | None, samples: Sequence[str]) -> set[str]:
-    """Ids of the problems to evaluate: all, those named, or of each task a subset that depends on its ids alone."""
+def choose(tasks: Sequence[Task], limit: float | None, samples: Sequence[str], *, among: Collection[str]) -> set[str]:
+    """Ids of the problems to evaluate, of those that have completions (`among`): all, those named, or of each task a
+    subset that depends on the ids alone."""
+    if not among:
+        raise InputError("the model has no completions of these tasks: there is nothing to evaluate.")
+    if samples and limit is not None:
+        raise InputError("--limit and --samples both choose problems: give one of them.")
     if samples:
         known = {problem.id for task in tasks for problem in task.problems}
         for name in samples:
             if name not in known:
                 raise UnknownName("problem", name, known)
+            if name not in among:
+                raise InputError(f"the model has no completions of problem {name}.")
         return set(samples)
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
+        raise InputError(f"--limit {limit:g} is neither a whole number from 1 nor a fraction below 1.")
     wanted: set[str] = set()
     for task in tasks:
-        ids = [problem.id for problem in task.problems]
+        ids = [problem.id for problem in task.problems if problem.id in among]
         if limit is not None:
-            if limit <= 0:
-                raise InputError(f"--limit {limit:g} leaves no problem: give a number from 1, or a fraction below 1.")
             ids.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
             ids = ids[: max(1, round(limit * len(ids))) if limit < 1 else int(limit)]
         wanted.update(ids)

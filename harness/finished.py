@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-from collections.abc import Collection, Iterator, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,52 +19,55 @@ from harness.evaluate import finish, grade_all, load_tasks
 from harness.progress import Progress, silent
 from harness.results import collect
 from harness.sandbox import open_sandbox
-from harness.store import open_run, read_results, read_run, write_atomically
-from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task, Test
+from harness.store import lock, open_run, read_results, read_run
+from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task, Test, Verdict
 
 _UNREAD = Test(id="unread", kind="script", input="")
 
 
 def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Results]:
-    """The arrays of a finished run, for metrics of your own.
+    """The arrays of a finished run, of just the completions that its results.json is about.
 
     Problems have no more than an id, a task, a split, a level and the number of their tests, unless `with_tasks` loads
     the tasks that the run names.
     """
     made, summary = read_results(path)
     _, completions, verdicts = read_run(path)
+    reported = {name: (task, fields) for task, rows in summary["problems"].items() for name, fields in rows.items()}
     if with_tasks:
-        problems = [problem for task in tasks_of(made) for problem in task.problems]
+        problems = [p for task in tasks_of(made) for p in task.problems if p.id in reported]
+        _refuse_unknown(path, reported, problems)
     else:
-        problems = [
-            Problem(
-                id=name,
-                task=task,
-                prompt="",
-                split=counts["split"],
-                level=counts["level"],
-                tests=(_UNREAD,) * counts["tests"],
-            )
-            for task, by_problem in summary["problems"].items()
-            for name, counts in by_problem.items()
-        ]
-    known = {problem.id for problem in problems}
+        problems = [_stub(name, task, fields) for name, (task, fields) in reported.items()]
     verdict_of = {(v.problem_id, v.index): v for v in verdicts}
-    kept = [c for c in completions if c.problem_id in known and (c.problem_id, c.index) in verdict_of]
+    kept = [c for c in completions if c.problem_id in reported and (c.problem_id, c.index) in verdict_of]
     return made, collect(problems, kept, verdict_of, n=made.budget.n)
 
 
+def _stub(name: str, task: str, fields: dict[str, Any]) -> Problem:
+    tests = (_UNREAD,) * fields["tests"]
+    return Problem(id=name, task=task, prompt="", split=fields["split"], level=fields["level"], tests=tests)
+
+
+def _refuse_unknown(path: Path, ids: Iterable[str], problems: Iterable[Problem]) -> None:
+    known = {problem.id for problem in problems}
+    for name in ids:
+        if name not in known:
+            raise InputError(
+                f"{path} has completions of {name}, which its task no longer has: restore the task's file."
+            )
+
+
 class _Stored:
-    """A sampler that has nothing to add to what the run folder holds."""
+    """A sampler that gives the completions of a run."""
+
+    identity = "stored"
 
     def __init__(self, completions: Sequence[Completion]) -> None:
-        self.identity = "stored"
-        self._counts: dict[str, int] = {}
-        for completion in completions:
-            self._counts[completion.problem_id] = self._counts.get(completion.problem_id, 0) + 1
+        self._completions = completions
 
     def counts(self, problems: Sequence[Problem], budget: Budget) -> dict[str, int]:
-        return self._counts
+        return Counter(completion.problem_id for completion in self._completions)
 
     def sample(
         self,
@@ -72,24 +76,36 @@ class _Stored:
         done: Collection[Key] = (),
         wanted: Collection[str] | None = None,
     ) -> Iterator[Completion]:
-        return iter(())
+        return iter(self._completions)
 
 
 def rescore(
-    path: Path, *, limits: Limits, workers: int | None = None, k: str | None = None, progress: Progress = silent
+    path: Path,
+    *,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    k: str | None = None,
+    progress: Progress = silent,
 ) -> tuple[Results, list[str]]:
-    """Grades every completion of a run again with today's grader; gives the results and the changed verdicts in words.
+    """Grades every completion of a finished run again with today's grader.
 
-    The old verdicts stay beside the new ones as verdicts.previous.jsonl.
+    Gives the results and the changed verdicts in words. Limits and ks are the run's own unless given. The folder is not
+    touched before all is graded; then the old verdicts stay beside the new ones as verdicts.previous.jsonl.
     """
     old, completions, verdicts = read_run(path)
+    if not (path / "results.json").is_file():
+        raise InputError(f"{path} is not finished: finish it first, by the command that began it.")
     tasks = tasks_of(old)
-    ks = parse_ks(k) if k else _reported_ks(path / "results.json")
-    before = {(v.problem_id, v.index): v for v in verdicts}
+    problems = [problem for task in tasks for problem in task.problems]
+    wanted = {completion.problem_id for completion in completions}
+    _refuse_unknown(path, wanted, problems)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(path))
         sandbox = None
-        if any(problem.tests for task in tasks for problem in task.problems):
-            sandbox = stack.enter_context(contextlib.closing(open_sandbox(workers=workers, limits=limits)))
+        if any(problem.tests for problem in problems):
+            sandbox = stack.enter_context(
+                contextlib.closing(open_sandbox(workers=workers, limits=limits or old.limits))
+            )
         made = manifest.make(
             {record.spec: task for record, task in zip(old.tasks, tasks, strict=True)},
             task_args={record.spec: record.args for record in old.tasks},
@@ -97,39 +113,38 @@ def rescore(
             model_args=old.model_args,
             model_identity=old.model_identity,
             budget=old.budget,
-            limits=limits,
-            sandbox=sandbox.version if sandbox else "none needed",
+            limits=limits or old.limits,
+            sandbox=sandbox.version if sandbox else old.sandbox,
+            replays=old.replays,
+            ks=parse_ks(k) if k else old.ks or (1,),
+            limit=old.limit,
+            samples=old.samples,
         )
         for was, now in zip(old.tasks, made.tasks, strict=True):
             if was.problems_sha != now.problems_sha:
                 progress.note(f"{now.name} has other problems than the run had: {was.revision} became {now.revision}.")
-        _clear(path, made)
-        run = stack.enter_context(open_run(path, made))
-        wanted = {completion.problem_id for completion in completions}
+        beside = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path, prefix=".score-")))
+        run = stack.enter_context(open_run(beside / "run", msgspec.structs.replace(made, started=old.started)))
         grade_all(run, tasks, _Stored(completions), sandbox, budget=old.budget, wanted=wanted, progress=progress)
-        problems = [problem for task in tasks for problem in task.problems]
-        final = finish(run, problems, ks=ks, n=old.budget.n, wanted=wanted)
-        changes = [
-            f"{name} completion {index}: {before[name, index].status} became {verdict.status}"
-            for (name, index), verdict in sorted(run.verdicts.items())
-            if (name, index) in before and before[name, index].passed != verdict.passed
-        ]
-    return final, changes
+        final = finish(run, problems, ks=made.ks, n=old.budget.n, wanted=wanted)
+        _swap(run.path, path)
+    return final, _changes(verdicts, run.verdicts)
 
 
-def _clear(path: Path, made: Manifest) -> None:
-    """Puts the old verdicts aside; completions stay as they are, so that a kill loses nothing but verdicts."""
-    if (path / "verdicts.jsonl").is_file():
-        (path / "verdicts.jsonl").replace(path / "verdicts.previous.jsonl")
-    for name in ("executions.jsonl", "results.json"):
-        (path / name).unlink(missing_ok=True)
-    write_atomically(path / "manifest.json", json.dumps(msgspec.to_builtins(made), indent=1) + "\n")
+def _swap(new: Path, old: Path) -> None:
+    """Puts new records in the place of the old, whose verdicts are kept aside."""
+    (old / "verdicts.jsonl").replace(old / "verdicts.previous.jsonl")
+    for name in ("executions.jsonl", "verdicts.jsonl", "results.json", "manifest.json"):
+        (new / name).replace(old / name)
 
 
-def _reported_ks(path: Path) -> tuple[int, ...]:
-    """The ks of pass@k in an earlier results.json, of whatever version; 1 where there is none."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return tuple(sorted({int(k) for k in re.findall(r'"pass@([1-9][0-9]*)"', text)})) or (1,)
+def _changes(before: Iterable[Verdict], after: Mapping[Key, Verdict]) -> list[str]:
+    """The verdicts that are no longer what they were, in words."""
+    return [
+        f"{old.problem_id} completion {old.index}: {old.status} became {after[old.problem_id, old.index].status}"
+        for old in before
+        if after[old.problem_id, old.index].passed != old.passed
+    ]
 
 
 def tasks_of(made: Manifest) -> list[Task]:
@@ -140,14 +155,13 @@ def tasks_of(made: Manifest) -> list[Task]:
 def convert_run(path: Path, *, to: str, output: Path, model: str) -> list[Path]:
     """Writes a finished run in another tool's format; gives the files that it wrote."""
     made, summary = read_results(path)
-    _, completions, verdicts = read_run(path)
-    problem_of = {problem.id: problem for task in tasks_of(made) for problem in task.problems}
-    verdict_of = {(v.problem_id, v.index): v for v in verdicts}
+    extract = {task.name: task.extract for task in tasks_of(made)}
+    _, results = results_of(path, with_tasks=True)
     records = [
-        Graded(problem_of[c.problem_id], c, verdict_of[c.problem_id, c.index])
-        for c in completions
-        if (c.problem_id, c.index) in verdict_of
+        Graded(problem, extract[problem.task](problem, completion), verdict)
+        for problem, completions, verdicts in zip(
+            results.problems_P, results.completions_PG, results.verdicts_PG, strict=True
+        )
+        for completion, verdict in zip(completions, verdicts, strict=True)
     ]
-    if not records:
-        raise InputError(f"{path} has no graded completions: there is nothing to convert.")
     return convert(records, summary, to=to, output=output, model=model)

@@ -10,14 +10,14 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import harness
-from harness.types import Budget, Limits, Manifest, Problem, Task, TaskRecord
+from harness.types import Budget, Limits, Manifest, Task, TaskRecord
 
 GRADER = "1"
 """Raised whenever a change of extraction or grading can change a verdict."""
@@ -35,6 +35,10 @@ def make(
     budget: Budget,
     limits: Limits,
     sandbox: str,
+    replays: bool = False,
+    ks: Sequence[int] = (),
+    limit: float | None = None,
+    samples: Sequence[str] = (),
 ) -> Manifest:
     """The manifest of a run that is about to start; tasks and their arguments go by the names that the user gave."""
     return Manifest(
@@ -47,6 +51,10 @@ def make(
         grader=GRADER,
         sandbox=sandbox,
         environment=environment(),
+        replays=replays,
+        ks=tuple(ks),
+        limit=limit,
+        samples=tuple(samples),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -54,8 +62,8 @@ def make(
 def _task_record(spec: str, task: Task, args: dict[str, Any]) -> TaskRecord:
     return TaskRecord(
         name=task.name,
-        spec=spec,
-        args=args,
+        spec=_absolute_spec(spec),
+        args={key: _absolute(value) for key, value in args.items()},
         revision=task.revision,
         n_problems=len(task.problems),
         problems_sha=_sha([p.id, p.entry_point, p.answer, p.tests] for p in task.problems),
@@ -63,16 +71,21 @@ def _task_record(spec: str, task: Task, args: dict[str, Any]) -> TaskRecord:
     )
 
 
+def _absolute_spec(spec: str) -> str:
+    path, colon, function = spec.partition(":")
+    return f"{_absolute(path)}{colon}{function}" if ".py" in path else spec
+
+
+def _absolute(value: Any) -> Any:
+    """A path that exists, from the root: the run may be graded again from another folder."""
+    return str(Path(value).resolve()) if isinstance(value, str) and value and Path(value).exists() else value
+
+
 def _sha(items: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for item in items:
         digest.update(msgspec.json.encode(item) + b"\n")
     return digest.hexdigest()[:16]
-
-
-def problem_sha(problem: Problem) -> str:
-    """Hash of all that a problem says: two runs saw the same problem if and only if it is equal."""
-    return _sha([problem])
 
 
 def environment() -> dict[str, str]:

@@ -30,9 +30,9 @@ def describe_power(tasks: str, task_args: Mapping[str, Any], *, n: int, like: Pa
     from harness.metrics.power import mde
 
     names = parse_list(tasks)
-    within, source = (WITHIN, "assumed") if like is None else (_measured(like), f"measured in {like}")
     rows, sentences = [], []
     for task in load_tasks(names, arguments_by_task(task_args, names)):
+        within, source = (WITHIN, "assumed") if like is None else (_measured(like, task.name), f"measured in {like}")
         problems = len(task.problems)
         if problems < 2:
             raise InputError(f"{task.name} has one problem: nothing can be detected with fewer than two.")
@@ -43,18 +43,20 @@ def describe_power(tasks: str, task_args: Mapping[str, Any], *, n: int, like: Pa
                 low, high = (f"{100 * value:.1f}" for value in found)
                 sentences.append(
                     f"{task.name}, {problems} problems x {n}: a difference of {low} to {high} points of pass@1 or more "
-                    "is detected in 80% of cases."
+                    f"is detected in 80% of cases, with a variance within problems of {within:.3f} per arm ({source})."
                 )
     headers = ["task", "problems", "n", *(f"points, if effects vary by {100 * sd:.0f}" for sd in BETWEEN_SD)]
-    note = f"Variance within problems {within:.3f} per arm ({source}); paired, two-sided 5%, 80% power."
+    note = "Paired, two-sided 5%, 80% power."
     return "\n".join([*sentences, "", tabulate(rows, headers=headers, disable_numparse=True), "", note])
 
 
-def _measured(path: Path) -> float:
-    """Mean over problems of the unbiased estimate of p(1-p): c (n-c) / (n (n-1))."""
+def _measured(path: Path, task: str) -> float:
+    """Mean over a task's problems of the unbiased estimate of p(1-p), c (n-c) / (n (n-1)); at most 1/4."""
     _, results = read_results(path)
-    counts = [counts for by_problem in results["problems"].values() for counts in by_problem.values()]
+    if task not in results["problems"]:
+        raise InputError(f"{path} is no run of {task}: give --like a run of the same task.")
+    counts = results["problems"][task].values()
     usable = [(each["n"], each["c"]) for each in counts if each["n"] >= 2]
     if not usable:
         raise InputError(f"{path} has one completion per problem: the spread within problems needs at least two.")
-    return float(sum(c * (n - c) / (n * (n - 1)) for n, c in usable) / len(usable))
+    return min(0.25, float(sum(c * (n - c) / (n * (n - 1)) for n, c in usable) / len(usable)))

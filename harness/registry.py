@@ -7,6 +7,7 @@ text, and `names(kind)` lists what there is (`harness ls`). A package adds its o
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -63,15 +64,19 @@ def _from_file(kind: str, name: str) -> Callable[..., Any]:
         raise InputError(f"{kind} {name!r} names a file and no function in it: write {path_text}:NAME.")
     if not path.is_file():
         raise InputError(f"{kind} {name!r}: there is no file {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module_name = "harness_user_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{kind} {name!r}: {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise UnknownName(f"function in {path}", attribute, [n for n in vars(module) if not n.startswith("_")])
-    found: Callable[..., Any] = getattr(module, attribute)
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise InputError(f"{kind} {name!r}: {path} cannot be imported ({type(error).__name__}: {error}).") from error
+    found: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(found):
+        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise UnknownName(f"function in {path}", attribute, functions)
     return found
 
 
@@ -93,11 +98,6 @@ def build(kind: str, name: str, arguments: Mapping[str, Any]) -> Any:
         option = "--model_args" if kind == "sampler" else "--task_args"
         raise InputError(f"the {kind} {name} needs {missing[0]}: give it with {option} {missing[0]}=VALUE.")
     return function(**values)
-
-
-def accepts(kind: str, name: str, argument: str) -> bool:
-    """Whether the function behind `name` has this argument."""
-    return argument in inspect.signature(find(kind, name)).parameters
 
 
 def names(kind: str) -> dict[str, str]:

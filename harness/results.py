@@ -116,7 +116,7 @@ def _disagreements(completions: Sequence[Completion], verdicts: Sequence[Verdict
     pairs = [
         (completion.scores[SOURCE_PASSED] == 1.0, verdict.passed)
         for completion, verdict in zip(completions, verdicts, strict=True)
-        if SOURCE_PASSED in completion.scores
+        if SOURCE_PASSED in completion.scores and verdict.passed is not None
     ]
     return sum(theirs != ours for theirs, ours in pairs) if pairs else None
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.config import arguments_by_task, parse_list
+from harness.errors import InputError
 from harness.evaluate import load_tasks
 from harness.sandbox import open_sandbox
 from harness.types import Job, Limits, Task, Verdict
@@ -36,4 +37,6 @@ def run_gold(
             with contextlib.closing(open_sandbox(workers=workers, limits=limits)) as sandbox:
                 for job, executions in sandbox.run(jobs):
                     verdicts[job.problem.id] = task.grade(job.problem, job.completion, executions)
+        if not verdicts:
+            raise InputError(f"{task.name} has no gold solutions: there is nothing to test.")
         yield task, [verdicts[problem.id] for problem in task.problems if problem.id in verdicts]

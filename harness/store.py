@@ -4,9 +4,9 @@
 
 `open_run(path, manifest)` starts a folder or goes on with it. A line counts once it ends in a newline: a torn last
 line is dropped with a notice. A completion's executions are written before its verdict, and the verdict commits them:
-executions without a verdict can only be the last ones, and are dropped too. One process at a time may write a folder.
-Not handled: a disk that loses what the operating system has accepted (files are flushed per record, synced at the
-end).
+executions without a verdict are dropped too, and so is a verdict whose completion was lost. One process at a time may
+write a folder. Not handled: a disk that loses what the operating system has accepted (files are flushed per record,
+synced at the end).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -42,6 +42,7 @@ class Run:
     verdicts: dict[Key, Verdict]
     notices: list[str]
     _files: dict[str, BinaryIO] = field(default_factory=dict)
+    _finished: bool = True
 
     def add_completion(self, completion: Completion) -> None:
         """Stores a completion as it was sampled (without what was extracted from it)."""
@@ -60,6 +61,9 @@ class Run:
         write_atomically(self.path / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
     def _append(self, name: str, record: Completion | Execution | Verdict) -> None:
+        if self._finished:
+            (self.path / "results.json").unlink(missing_ok=True)  # it is no longer of all that the folder holds
+            self._finished = False
         self._files[name].write(_encode(record) + b"\n")
         self._files[name].flush()
 
@@ -73,27 +77,17 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
         InputError: the folder cannot be written, or a record in the middle of a file is damaged.
     """
     with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((path / ".lock").open("w"))
-        except OSError as error:
-            raise InputError(
-                f"the run folder {path} cannot be written ({error.strerror}): choose another --output_path."
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunMismatch(f"{path} is being written by another process: wait for it, or stop it.") from error
+        stack.enter_context(lock(path))
         manifest = _agree(path / "manifest.json", manifest)
         notices: list[str] = []
-        completions = _read(path / "completions.jsonl", Completion, notices)
-        verdicts = _read(path / "verdicts.jsonl", Verdict, notices)
-        _drop_uncommitted(path / "executions.jsonl", {(v.problem_id, v.index) for v in verdicts}, notices)
+        completions = _repair(path / "completions.jsonl", Completion, notices)
+        verdicts = _repair(path / "verdicts.jsonl", Verdict, notices, completions.__contains__)
+        _repair(path / "executions.jsonl", Execution, notices, verdicts.__contains__)
         run = Run(
             path=path,
             manifest=manifest,
-            completions={(c.problem_id, c.index): c for c in completions},
-            verdicts={(v.problem_id, v.index): v for v in verdicts},
+            completions=completions,
+            verdicts=verdicts,
             notices=notices,
             _files={
                 name: stack.enter_context((path / f"{name}.jsonl").open("ab"))
@@ -105,12 +99,39 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
             os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds a run folder, which is made if there is none, against other writers."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(path)
+            file = stack.enter_context((path / ".lock").open("w"))
+        except OSError as error:
+            raise InputError(
+                f"the run folder {path} cannot be written ({error.strerror}): choose another --output_path."
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunMismatch(f"{path} is being written by another process: wait for it, or stop it.") from error
+        yield
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A folder that holds something, and no manifest of ours, is somebody's: not to be written into."""
+    if not (path / "manifest.json").exists():
+        for entry in path.iterdir():
+            if not entry.name.startswith("."):
+                raise RunMismatch(f"{path} holds {entry.name} and is not a run folder: choose another --output_path.")
+
+
 def read_run(path: Path) -> tuple[Manifest, list[Completion], list[Verdict]]:
     """A run folder as it is, finished or not, without changing it: manifest, completions, verdicts."""
     if not (path / "manifest.json").is_file():
         raise InputError(f"{path} is not a run folder: it has no manifest.json.")
-    completions = _read(path / "completions.jsonl", Completion, [], repair=False)
-    verdicts = _read(path / "verdicts.jsonl", Verdict, [], repair=False)
+    completions = [record for record, _ in _records(path / "completions.jsonl", Completion, [])]
+    verdicts = [record for record, _ in _records(path / "verdicts.jsonl", Verdict, [])]
     return read_manifest(path / "manifest.json"), completions, verdicts
 
 
@@ -124,9 +145,11 @@ def read_results(path: Path) -> tuple[Manifest, dict[str, Any]]:
         results: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
         version = results["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}/results.json is not one of ours: write it anew with harness score {path}.") from error
+        raise InputError(
+            f"{path}/results.json is not of this version: write it anew with harness score {path}."
+        ) from error
     if version != RESULTS_FORMAT:
-        raise InputError(f"{path}/results.json is of another version: write it anew with harness score {path}.")
+        raise InputError(f"{path}/results.json is not of this version: write it anew with harness score {path}.")
     return read_manifest(path / "manifest.json"), results
 
 
@@ -151,10 +174,11 @@ def write_atomically(path: Path, text: str) -> None:
 def identity(manifest: Manifest) -> dict[str, Any]:
     """The part of a manifest that makes a run another experiment.
 
-    Not in it: n, which may be raised later, and arguments (where a file lies, a batch size) whose effect is in a hash.
+    Not in it: which problems and how many completions of each, which may change later; and arguments (where a file
+    lies, a batch size), whose effect is in a hash.
     """
     fields = msgspec.structs.asdict(manifest)
-    for name in ("environment", "started", "model_args"):
+    for name in ("environment", "started", "model_args", "ks", "limit", "samples"):
         del fields[name]
     fields["budget"] = {k: v for k, v in msgspec.structs.asdict(manifest.budget).items() if k != "n"}
     fields["limits"] = msgspec.structs.asdict(manifest.limits)
@@ -171,14 +195,23 @@ def _agree(path: Path, manifest: Manifest) -> Manifest:
         before, now = _flat(identity(old)), _flat(identity(manifest))
         differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if differing:
-            name = differing[0]
             raise RunMismatch(
-                f"{path.parent} holds another experiment ({name} was {before.get(name)!r}, is now {now.get(name)!r}): "
+                f"{path.parent} holds another experiment ({_difference(differing[0], before, now)}): "
                 "choose another --output_path."
             )
         manifest = msgspec.structs.replace(manifest, started=old.started)
     write_atomically(path, json.dumps(msgspec.to_builtins(manifest), indent=1, ensure_ascii=False) + "\n")
     return manifest
+
+
+def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In words where the values are hashes."""
+    words = {
+        "model_identity": "the weights or the file of completions have changed",
+        "problems_sha": "the problems have changed",
+        "prompts_sha": "the prompts have changed",
+    }
+    return words.get(name.rpartition(".")[2], f"{name} was {before.get(name)!r}, is now {now.get(name)!r}")
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -192,36 +225,43 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {k: v for key, inner in items for k, v in _flat(inner, f"{name}.{key}" if name else str(key)).items()}
 
 
-def _read(path: Path, kind: type[RecordType], notices: list[str], *, repair: bool = True) -> list[RecordType]:
-    """All records of a file; a torn last line is dropped (from the file too, if `repair`)."""
+def _records(path: Path, kind: type[RecordType], notices: list[str]) -> Iterator[tuple[RecordType, bytes]]:
+    """Every whole record of a file with its line; a torn last line ends it with a notice."""
     if not path.is_file():
-        return []
+        return
     decode = msgspec.json.Decoder(kind).decode
-    records: list[RecordType] = []
-    whole = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 notices.append(f"{path.name}: the last line was torn by an interruption and is dropped.")
-                break
+                return
             try:
-                records.append(decode(line))
+                yield decode(line), line
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}, line {number} is damaged ({error}): remove that line.") from error
+
+
+def _repair(
+    path: Path, kind: type[RecordType], notices: list[str], keep: Callable[[Key], bool] = lambda key: True
+) -> dict[Key, RecordType]:
+    """The records to keep by key; the file is left with these alone. (Of several executions of a key, the last.)"""
+    kept: dict[Key, RecordType] = {}
+    dropped, whole = 0, 0
+    for record, line in _records(path, kind, notices):
+        key = (record.problem_id, record.index)
+        if keep(key):
+            kept[key] = record
             whole += len(line)
-    if repair and whole < path.stat().st_size:
+        else:
+            dropped += 1
+    if dropped:
+        notices.append(f"{path.name}: {dropped} records without what they belong to are dropped.")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            file.writelines(
+                line for record, line in _records(path, kind, []) if (record.problem_id, record.index) in kept
+            )
+        temporary.replace(path)
+    elif path.is_file() and whole < path.stat().st_size:
         os.truncate(path, whole)
-    return records
-
-
-def _drop_uncommitted(path: Path, committed: set[Key], notices: list[str]) -> None:
-    """Cuts the executions at the end of the file whose verdict was never written."""
-    executions = _read(path, Execution, notices)
-    keep = len(executions)
-    while keep and (executions[keep - 1].problem_id, executions[keep - 1].index) not in committed:
-        keep -= 1
-    if keep < len(executions):
-        notices.append(f"{path.name}: {len(executions) - keep} executions of an unfinished verdict are dropped.")
-        with path.open("rb") as file:
-            size = sum(len(line) for line, _ in zip(file, range(keep), strict=False))
-        os.truncate(path, size)
+    return kept

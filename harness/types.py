@@ -87,7 +87,7 @@ class Problem(Record, frozen=True):
     meta: dict[str, Any] = {}
 
 
-class Budget(Record, frozen=True):
+class Budget(Record, frozen=True, omit_defaults=False):
     """How completions are sampled, and how many. `None` = the sampler's or the file's own."""
 
     n: int | None = None
@@ -128,7 +128,7 @@ class Completion(Record, frozen=True):
     """Numbers that came along, by name: a reward model's score in a replayed file."""
 
 
-class Limits(Record, frozen=True):
+class Limits(Record, frozen=True, omit_defaults=False):
     """What one program may use on one test; a script test counts as one."""
 
     cpu_s: float = 3.0
@@ -206,7 +206,7 @@ class Checkpoint(Record, frozen=True):
     iteration: int = 0
 
 
-class TaskRecord(Record, frozen=True):
+class TaskRecord(Record, frozen=True, omit_defaults=False):
     """What a manifest says of one task."""
 
     name: str
@@ -221,8 +221,8 @@ class TaskRecord(Record, frozen=True):
     """Hash of what the model sees: context and prompt of every problem."""
 
 
-class Manifest(Record, frozen=True):
-    """What produced a run. A folder is resumed only by a run that agrees but for environment, start and `budget.n`."""
+class Manifest(Record, frozen=True, omit_defaults=False):
+    """What produced a run. `store.identity` says which of it must agree for a folder to be gone on with."""
 
     tasks: tuple[TaskRecord, ...]
     model: str
@@ -236,6 +236,11 @@ class Manifest(Record, frozen=True):
     sandbox: str
     environment: dict[str, str]
     started: str
+    replays: bool = False
+    """The completions were read, not sampled: the budget says nothing but n."""
+    ks: tuple[int, ...] = ()
+    limit: float | None = None
+    samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

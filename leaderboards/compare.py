@@ -93,6 +93,8 @@ def compare(
     Raises:
         InputError: nothing in common, other problems or settings, or a metric that a run does not have.
     """
+    if not metrics:
+        raise InputError("no metric was named: give --metrics, such as pass@1.")
     arms = _arms([base, *runs], with_tasks=by not in (None, "level", "difficulty"))
     for arm in arms[1:]:
         _refuse_differences(arms[0], arm, allow_different=allow_different)
@@ -107,6 +109,10 @@ def compare(
     if format == "csv":
         return _csv(differences)
     parts = [_table(arms[0].name, differences), *_gaps(arms, values), *_ranking(arms, values, metrics[0])]
+    if by == "difficulty":
+        parts.append(
+            f"{arms[0].name} is shown by its odd-numbered completions; the even-numbered ones made the strata."
+        )
     if by is not None:
         parts += _strata(differences, values, labels, base=arms[0].name, by=by)
     return "\n\n".join(parts) + "\n"
@@ -124,6 +130,8 @@ def _arms(paths: Sequence[Path], *, with_tasks: bool) -> list[Arm]:
 def _refuse_differences(base: Arm, arm: Arm, *, allow_different: bool) -> None:
     """Two numbers are comparable only if nothing but the completions differs."""
     tasks = {task.name: task for task in base.manifest.tasks}
+    if not any(task.name in tasks for task in arm.manifest.tasks):
+        raise InputError(f"{base.name} has no task in common with {arm.name}: there is nothing to compare.")
     differing = []
     for task in arm.manifest.tasks:
         if task.name in tasks:

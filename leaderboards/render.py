@@ -24,8 +24,8 @@ from tabulate import tabulate
 from harness.errors import InputError
 from harness.metrics.subsets import pass_at_k
 from harness.results import percent, spread
-from harness.store import read_results
-from harness.types import Budget, Estimate, Manifest
+from harness.store import read_manifest, read_results
+from harness.types import Estimate, Manifest
 
 from .ranking import ranks
 
@@ -49,6 +49,8 @@ class Entry:
 
 def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
     """A leaderboard of finished runs as `markdown`, `csv` or `json`."""
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise InputError("a run is named twice: name every run once.")
     entries = [_entry(path) for path in runs]
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
@@ -60,7 +62,7 @@ def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
         raise InputError("none of the runs has a result: finish one first, by the command that began it.")
     values = {e.name: _per_problem(e, columns[0]) for e in entries if _value(e, columns[0]) is not None}
     places = {entry.name: "-" for entry in entries} | {name: str(rank) for name, rank in ranks(values).items()}
-    entries.sort(key=lambda entry: (-(_value(entry, columns[0]) or -1.0), entry.name))
+    entries.sort(key=lambda entry: (-_value_or(entry, columns[0], -1.0), entry.name))
     if format == "json":
         return json.dumps([_as_dict(entry, places[entry.name]) for entry in entries], indent=1) + "\n"
     if format == "csv":
@@ -69,6 +71,8 @@ def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
 
 
 def _entry(path: Path) -> Entry:
+    if (path / "manifest.json").is_file() and not (path / "results.json").is_file():
+        return Entry(path.resolve().name, read_manifest(path / "manifest.json"), {}, {}, {})
     manifest, results = read_results(path)
     estimates = {
         task: {name: msgspec.convert({"name": name} | fields, Estimate) for name, fields in metrics.items()}
@@ -82,11 +86,26 @@ def _value(entry: Entry, column: tuple[str, str]) -> float | None:
     return estimate.value if estimate else None
 
 
+def _value_or(entry: Entry, column: tuple[str, str], default: float) -> float:
+    value = _value(entry, column)
+    return default if value is None else value
+
+
+def _problems_sha(entry: Entry, group: str) -> str | None:
+    task = group.partition("/")[0]
+    return next((record.problems_sha for record in entry.manifest.tasks if record.name == task), None)
+
+
 def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], places: dict[str, str]) -> str:
-    header = ["rank", "run", *(f"{task} {metric}" for task, metric in columns), "problems x samples", "not graded"]
+    header = ["rank", "run", *(f"{task} {metric}" for task, metric in columns), "problems x samples"]
+    header += ["ungraded", "sandbox errors"]
     rows = [
-        [places[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e), _not_graded(e)] for e in entries
+        [places[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e)]
+        + [sum(count[what] for count in e.counts.values()) for what in ("ungraded", "sandbox_errors")]
+        for e in entries
     ]
+    if len({_problems_sha(e, columns[0][0]) for e in entries if e.estimates}) > 1:
+        header[0] += " (not the same problems)"
     lines = [
         "# Leaderboard",
         "",
@@ -94,8 +113,9 @@ def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], plac
         "",
         "Values are percent with 95% intervals over problems. Runs share a rank unless a paired test on their common "
         f"problems tells them apart on {' '.join(columns[0])} (5%, Holm over all pairs). "
-        "*PARTIAL*: not all problems of the task have completions. *Not graded*: completions that could not be graded "
-        "(of them sandbox errors); they are left out, not counted as wrong.",
+        "*PARTIAL*: not all problems of the task have completions. *UNFINISHED*: the run has no results yet. Ungraded "
+        "completions (of them sandbox errors) are never counted as wrong: they are missing, and a problem that is left "
+        "with fewer than k has no pass@k.",
         "",
         "## Where the numbers come from",
         "",
@@ -117,17 +137,12 @@ def _cell(entry: Entry, column: tuple[str, str]) -> str:
 def _sizes(entry: Entry) -> str:
     parts = []
     for task, count in entry.counts.items():
-        metrics = list(entry.estimates.get(task, {}).values())
-        size = spread(metrics[0]) if metrics else "0"
+        of_task = [metrics for group, metrics in entry.estimates.items() if group.partition("/")[0] == task]
+        numbers = [e for metrics in of_task for name, e in metrics.items() if not name.startswith("gap_")]
+        size = ", ".join(dict.fromkeys(spread(e) for e in numbers)) or "0"
         partial = count["problems"] < count["problems_expected"]
         parts.append(size + (f" *PARTIAL* (of {count['problems_expected']})" if partial else ""))
-    return "; ".join(parts)
-
-
-def _not_graded(entry: Entry) -> str:
-    ungraded = sum(count["ungraded"] for count in entry.counts.values())
-    errors = sum(count["sandbox_errors"] for count in entry.counts.values())
-    return f"{ungraded} ({errors})" if ungraded or errors else "0"
+    return "; ".join(parts) or "*UNFINISHED*"
 
 
 def _provenance(entry: Entry) -> list[str]:
@@ -144,9 +159,9 @@ def _provenance(entry: Entry) -> list[str]:
 
 
 def _sampling(manifest: Manifest) -> dict[str, float]:
-    """Sampling parameters; a budget that is the default but for n belongs to completions that were not sampled here."""
-    budget = msgspec.structs.asdict(manifest.budget)
-    if all(value == getattr(Budget(), name) for name, value in budget.items() if name != "n"):
+    """Sampling parameters, of completions that were sampled here."""
+    budget = {} if manifest.replays else msgspec.structs.asdict(manifest.budget)
+    if not budget:
         return {}
     return {name: budget[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
 
@@ -162,7 +177,9 @@ def _per_problem(entry: Entry, column: tuple[str, str]) -> dict[str, float]:
         if counts["n"] >= k and split in ("", counts["split"])
     }
     n_P, c_P = np.array(list(enough.values())).T
-    return dict(zip(enough, pass_at_k(n_P, c_P, [k])[:, 0].tolist(), strict=True))
+    u_P = pass_at_k(n_P, c_P, [k])[:, 0].tolist()
+    sha = _problems_sha(entry, group)  # problems of one id in two versions of a task are two problems
+    return {f"{sha} {name}": u for name, u in zip(enough, u_P, strict=True)}
 
 
 def _as_dict(entry: Entry, rank: str) -> dict[str, Any]:
@@ -184,7 +201,7 @@ def _csv(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], places: d
         estimate = entry.estimates.get(task, {}).get(metric)
         if estimate is None:
             continue
-        count = entry.counts[task]
+        count = entry.counts[task.partition("/")[0]]
         e = msgspec.to_builtins(estimate)
         writer.writerow(
             [

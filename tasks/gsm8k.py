@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from harness.dataset import load_rows, require
+from harness.dataset import load_rows, require_texts
 from harness.errors import InputError
 from harness.grading.answer_forms import as_number, normalise
 from harness.grading.answers import (
@@ -61,7 +61,7 @@ def gsm8k(path: str | None = None, split: str = "test", num_fewshot: int = 0, fe
         if len(examples) < num_fewshot:
             raise InputError(f"gsm8k has {len(examples)} examples and num_fewshot is {num_fewshot}: ask for fewer.")
     for place, row in enumerate(examples):
-        require(row, ("question", "answer"), f"gsm8k example {place}")
+        require_texts(row, ("question", "answer"), f"gsm8k example {place}")
     context = worked_examples((_prompt(row["question"]), row["answer"]) for row in examples)
     taken = {row["question"] for row in examples}
     problems = tuple(
@@ -77,7 +77,7 @@ def _prompt(question: str) -> str:
 
 
 def _problem(row: dict[str, Any], place: int, split: str, context: str) -> Problem:
-    require(row, ("question", "answer"), f"gsm8k row {place}")
+    require_texts(row, ("question", "answer"), f"gsm8k row {place}")
     _, marker, final = row["answer"].rpartition("####")
     if not marker or as_number(normalise(final)) is None:
         raise InputError(f'gsm8k row {place} has no number after "####" in its answer: {row["answer"][-60:]!r}.')

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from harness.dataset import load_rows, require
+from harness.dataset import load_rows, require_texts
 from harness.errors import InputError, UnknownName
 from harness.grading.answers import cut_run_on, extract_after, extract_boxed, grade
 from harness.grading.programs import without_thinking
@@ -82,7 +82,7 @@ def math_500(path: str | None = None, num_fewshot: int = 0, fewshot_path: str | 
     rows, revision = load_rows(HUB_500, REVISION_500, path=path)
     named = [(f"math_500/{place}", row) for place, row in enumerate(rows)]
     for name, row in named:
-        require(row, ("answer",), f"row {name}")
+        require_texts(row, ("answer",), f"row {name}")
     return _task("math_500", named, split="test", examples=_examples(num_fewshot, fewshot_path), revision=revision)
 
 
@@ -111,18 +111,24 @@ def _examples(count: int, path: str | None, subject: str | None = None) -> list[
     if len(rows) < count:
         raise InputError(f"MATH has {len(rows)} examples here and num_fewshot is {count}: ask for fewer.")
     for place, row in enumerate(rows[:count]):
-        require(row, ("solution",), f"MATH example {place}")
+        require_texts(row, ("solution",), f"MATH example {place}")
     return [(_prompt(row, f"MATH example {place}"), row["solution"]) for place, row in enumerate(rows[:count])]
 
 
 def _prompt(row: dict[str, Any], where: str) -> str:
-    if "problem" not in row:
-        require(row, ("question",), where)
-    return f"Problem:\n{row.get('problem') or row.get('question')}\n\nSolution:"
+    return f"Problem:\n{_question(row, where)}\n\nSolution:"
+
+
+def _question(row: dict[str, Any], where: str) -> str:
+    name = "problem" if "problem" in row else "question"
+    require_texts(row, (name,), where)
+    return str(row[name])
 
 
 def _problem(task: str, row: dict[str, Any], row_id: str, *, split: str, context: str) -> Problem:
     solution = row.get("solution")
+    if solution is not None:
+        require_texts(row, ("solution",), f"row {row_id}")
     answer = row.get("answer") if task == "math_500" or not solution else extract_boxed(solution)
     if not answer or not str(answer).strip():
         raise InputError(
@@ -137,13 +143,13 @@ def _problem(task: str, row: dict[str, Any], row_id: str, *, split: str, context
         context=context,
         answer=str(answer),
         level=f"Level {level}" if isinstance(level, int) else level,
-        meta={"subject": _subject(row), "question": row.get("problem") or row["question"], "solution": solution},
+        meta={"subject": _subject(row), "question": _question(row, f"row {row_id}"), "solution": solution},
     )
 
 
 def _subject(row: dict[str, Any]) -> str | None:
     """In the form of the configs' names: "Counting & Probability" is counting_and_probability."""
-    name = row.get("type") or row.get("subject")
+    name = str(row.get("type") or row.get("subject") or "")
     return name.lower().replace("&", "and").replace(" ", "_") if name else None
 
 

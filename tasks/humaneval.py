@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.dataset import load_rows, require
+from harness.dataset import load_rows, require_texts
 from harness.grading.code import verdict
 from harness.grading.programs import continued
 from harness.types import Completion, Problem, Task, Test
@@ -37,7 +37,7 @@ def humaneval(path: str | None = None) -> Task:
 
 
 def _problem(row: dict[str, Any], where: str) -> Problem:
-    require(row, ("task_id", "prompt", "canonical_solution", "test", "entry_point"), where)
+    require_texts(row, ("task_id", "prompt", "canonical_solution", "test", "entry_point"), where)
     script = Test(
         id="check",
         kind="script",

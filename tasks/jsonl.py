@@ -41,12 +41,15 @@ def _problem(row: dict[str, Any], task: str, number: int, where: str) -> Problem
         fields["tests"] = [{"id": str(i)} | t if isinstance(t, dict) else t for i, t in enumerate(row["tests"])]
     try:
         problem = msgspec.convert(fields, Problem)
-    except msgspec.ValidationError as error:
+        msgspec.json.encode(problem)  # a lone surrogate is no text that can be stored
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise InputError(f"{where} is not a problem ({error}).") from error
-    if not problem.tests and problem.answer is None:
+    if not problem.tests and not (problem.answer or "").strip():
         raise InputError(
             f"{where} (problem {problem.id}) has neither tests nor an answer: there is nothing to grade by."
         )
+    if problem.tests and problem.language != "python":
+        raise InputError(f"{where} (problem {problem.id}): programs in {problem.language} cannot be run yet.")
     for test in problem.tests:
         if test.kind == "call" and (problem.entry_point is None or not isinstance(test.input, list)):
             raise InputError(

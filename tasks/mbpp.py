@@ -12,7 +12,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from harness.dataset import load_rows, require
+from harness.dataset import load_rows, require_texts
+from harness.errors import InputError
 from harness.grading.code import verdict
 from harness.grading.programs import standalone
 from harness.types import Completion, Problem, Task, Test
@@ -39,7 +40,11 @@ def _task(name: str, config: str, path: str | None, split: str, num_fewshot: int
     shots: list[dict[str, Any]] = []
     if num_fewshot:
         shots, _ = load_rows(HUB, REVISION, config=config, split="prompt", path=fewshot_path)
+    if len(shots) < num_fewshot:
+        raise InputError(f"{name} has {len(shots)} examples, not {num_fewshot}: choose a smaller num_fewshot.")
     context = "".join(f"{_prompt(row)}{_clean(row['code'])}\n[DONE]\n\n" for row in shots[:num_fewshot])
+    taken = {row["task_id"] for row in shots[:num_fewshot]}
+    rows = [row for row in rows if row.get("task_id") not in taken]
     return Task(
         name=name,
         problems=tuple(_problem(row, name, split, context, f"row {i} of {name}") for i, row in enumerate(rows)),
@@ -52,7 +57,11 @@ def _task(name: str, config: str, path: str | None, split: str, num_fewshot: int
 
 
 def _problem(row: dict[str, Any], task: str, split: str, context: str, where: str) -> Problem:
-    require(row, ("task_id", "code", "test_list"), where)
+    require_texts(row, ("code",), where)
+    if not (isinstance(row.get("test_list"), list) and all(isinstance(test, str) for test in row["test_list"])):
+        raise InputError(f"{where} has no 'test_list' of texts (it has {', '.join(row)}).")
+    if "task_id" not in row:
+        raise InputError(f"{where} has no field 'task_id' (it has {', '.join(row)}).")
     imports = row.get("test_imports") or []
     setup = "\n".join([*imports, _clean(row.get("test_setup_code") or "")])
     tests = tuple(
@@ -64,7 +73,7 @@ def _problem(row: dict[str, Any], task: str, split: str, context: str, where: st
         split=split,
         context=context,
         prompt=_prompt(row),
-        entry_point=_entry_point(_clean(row["code"]), row["test_list"]),
+        entry_point=_entry_point(_clean(row["code"]), row["test_list"], where),
         answer=_clean(row["code"]),
         tests=tests,
     )
@@ -80,11 +89,15 @@ def _prompt(row: dict[str, Any]) -> str:
     )
 
 
-def _entry_point(code: str, tests: list[str]) -> str | None:
+def _entry_point(code: str, tests: list[str], where: str) -> str | None:
     """The function of the reference program that the asserts call first."""
-    defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
-    for test in tests:
-        calls = [node.func for node in ast.walk(ast.parse(_clean(test))) if isinstance(node, ast.Call)]
+    try:
+        defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
+        trees = [ast.parse(_clean(test)) for test in tests]
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{where}: its code or a test is not Python ({error}).") from error
+    for tree in trees:
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         for call in calls:
             if isinstance(call, ast.Name) and call.id in defined:
                 return call.id

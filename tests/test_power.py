@@ -30,7 +30,7 @@ def test_spread_measured_in_a_run(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
         options = {"model_args": {"path": str(tmp_path / f"{name}.jsonl")}, "task_args": task}
         harness.evaluate("jsonl", "replay", **options, output_path=tmp_path / name)
-    assert "problems 0.500 per arm" in describe_power("jsonl", task, n=4, like=tmp_path / "mixed")
-    assert "problems 0.000 per arm" in describe_power("jsonl", task, n=4, like=tmp_path / "sure")
+    assert "of 0.250 per arm" in describe_power("jsonl", task, n=4, like=tmp_path / "mixed")
+    assert "of 0.000 per arm" in describe_power("jsonl", task, n=4, like=tmp_path / "sure")
     with pytest.raises(InputError, match="at least two"):
         describe_power("jsonl", task, n=4, like=tmp_path / "single")

@@ -14,8 +14,7 @@ import msgspec
 
 from harness.types import Completion, Problem
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
-_OPEN_FENCE = re.compile(r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n", re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*```")
 
 
 def continued(problem: Problem, completion: Completion) -> Completion:
@@ -36,11 +35,19 @@ def standalone(problem: Problem, completion: Completion) -> Completion:
 
 def last_block(text: str) -> str:
     """The last fenced block; the rest after a fence that was never closed; else the whole text."""
-    blocks = [block for _, block in _FENCE.findall(text)]
-    if blocks:
-        return str(blocks[-1])
-    opened = _OPEN_FENCE.search(text)
-    return text[opened.end() :] if opened else text
+    block: list[str] | None = None
+    closed: str | None = None
+    for line in text.splitlines(keepends=True):
+        if not _FENCE.match(line):
+            if block is not None:
+                block.append(line)
+        elif block is None:
+            block = []
+        else:
+            closed, block = "".join(block), None
+    if closed is not None:
+        return closed
+    return text if block is None else "".join(block)
 
 
 def without_thinking(text: str) -> str:

@@ -89,7 +89,8 @@ def mean_ci(u_P: npt.ArrayLike, cluster: npt.ArrayLike | None = None, *, level: 
     half = z / shrink * math.sqrt(mean * (1 - mean) / tosses + z**2 / (4 * tosses**2))
     name = "Wilson" if binary else "guarded Wilson"
     method = name if cluster is None else f"{name}, {df + 1} clusters"
-    return Interval(mean, max(0.0, middle - half), min(1.0, middle + half), math.sqrt(variance), df, method)
+    low, high = max(0.0, min(mean, middle - half)), min(1.0, max(mean, middle + half))  # rounding at 0 and 1
+    return Interval(mean, low, high, math.sqrt(variance), df, method)
 
 
 def diff_ci(d_P: npt.ArrayLike, cluster: npt.ArrayLike | None = None, *, level: float = 0.95) -> Interval:

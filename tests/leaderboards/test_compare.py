@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def make_run(folder, name, right, *, problems=20, n=4, answer="7", split=lambda i: "test", limits=None):
+def make_run(folder, name, right, *, problems=20, n=4, answer="7", split=lambda i: "test"):
     """A run in which `right(i, j)` says whether completion j of problem i is right."""
     rows = [
         {
@@ -50,7 +50,6 @@ def make_run(folder, name, right, *, problems=20, n=4, answer="7", split=lambda 
         model_args={"path": str(folder / f"{name}.completions.jsonl")},
         task_args={"path": str(path)},
         k="1,2",
-        limits=limits or harness.Limits(),
         output_path=folder / name,
     )
     return folder / name
@@ -109,7 +108,9 @@ def test_runs_that_differ_in_more_than_completions_are_refused(folder, runs):
     other = make_run(folder, "other_answers", lambda i, j: j < 2, answer="8")
     with pytest.raises(InputError, match="differ in the problems of jsonl"):
         compare(runs[0], [other])
-    limits = make_run(folder, "other_limits", lambda i, j: j < 2, limits=harness.Limits(cpu_s=1))
+    limits = make_run(folder, "other_limits", lambda i, j: j < 2)
+    manifest = limits / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"cpu_s": 3.0', '"cpu_s": 1.0'))
     with pytest.raises(InputError, match="differ in the limits"):
         compare(runs[0], [limits])
     assert as_json(runs[0], [limits], allow_different=True)[0]["value"] == 0

@@ -77,14 +77,17 @@ def test_mbpp_sanitized(tmp_path):
 
 
 def test_mbpp_shots_come_from_the_prompt_split(tmp_path):
-    path = write(tmp_path, FULL)
+    path = write(tmp_path, FULL, SANITIZED)
     (problem,) = mbpp(path=path, num_fewshot=1, fewshot_path=path).problems
+    assert problem.id == "Mbpp/12"  # an example is no problem
     assert problem.context.count("[BEGIN]") == problem.context.count("[DONE]") == 1
+    with pytest.raises(InputError, match="2 examples, not 3"):
+        mbpp(path=path, num_fewshot=3, fewshot_path=path)
 
 
 def test_a_missing_field_names_the_row(tmp_path):
     row = {key: value for key, value in FULL.items() if key != "test_list"}
-    with pytest.raises(InputError, match="row 0 of mbpp has no field 'test_list'"):
+    with pytest.raises(InputError, match="row 0 of mbpp has no 'test_list' of texts"):
         mbpp(path=write(tmp_path, row))
     with pytest.raises(InputError, match="row 0 of humaneval has no field 'prompt'"):
         humaneval(path=write(tmp_path, {"task_id": "x"}))
