@@ -3,8 +3,10 @@
 import gzip
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,37 @@ def test_n_may_be_raised_and_lowered(tmp_path):
     assert "x 4" in evaluate_file(tmp_path, path, "--n", 4).stdout
     assert "x 2" in evaluate_file(tmp_path, path, "--n", 2).stdout
     assert len((tmp_path / "run" / "verdicts.jsonl").read_text().splitlines()) == 12
+
+
+def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
+    rows = [{"problem_id": "p/0", "text": "def f(x):\n    while True: pass"}]
+    problems = tmp_path / "problems.jsonl"
+    test = {"kind": "call", "input": [1], "expected": 1}
+    problems.write_text(json.dumps({"id": "p/0", "prompt": "", "entry_point": "f", "tests": [test]}) + "\n")
+    path = completions_file(tmp_path, rows)
+    options = [
+        "--tasks",
+        "jsonl",
+        "--task_args",
+        f"path={problems}",
+        "--model",
+        "replay",
+        "--model_args",
+        f"path={path}",
+    ]
+    command = [*HARNESS, "eval", *options, "--timeout", "60", "--output_path", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "run" / "completions.jsonl").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "harness: interrupted; the same command goes on where this one stopped."
+
+
+def test_version():
+    assert run("--version").stdout.startswith("treatment-harness ")
 
 
 # ---- bad input: one sentence, no traceback, no silent zero

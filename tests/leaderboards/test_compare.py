@@ -161,9 +161,24 @@ def test_train_and_test_of_one_run(folder):
     assert results["jsonl/train"]["pass@1"]["value"] == 1
     assert results["jsonl/test"]["pass@1"]["value"] == 0.75
     assert results["jsonl"]["gap_pass@1"]["value"] == 0.25
+    board = render([base, run])
+    assert "10 x 4" in board
+    assert render([base, run], format="csv").count("\n") == 1 + 2 * len([m for t in results.values() for m in t])
     text = compare(base, [run])
     assert "| jsonl  | pass@1   | gap_run  | +25.00 [" in text
     assert text.count("+25.00 [") >= 2  # gap +25 points; it changed by +25 points against the base
+
+
+def test_boards_do_not_compare_different_problems(folder, runs):
+    other = make_run(folder, "other_problems", lambda i, j: j < 4, answer="9")
+    board = render([runs[0], other])
+    assert "not the same problems" in board
+    assert [line.split("|")[1].strip() for line in board.splitlines() if line.startswith("| 1 ")] == ["1", "1"]
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "manifest.json").write_bytes((runs[0] / "manifest.json").read_bytes())
+    assert "*UNFINISHED*" in render([runs[0], folder / "unfinished"])
+    with pytest.raises(InputError, match="named twice"):
+        render([runs[0], runs[0]])
 
 
 def test_csv_has_a_row_per_comparison(runs):

@@ -97,3 +97,10 @@ def test_nothing_to_take_a_share_of_is_refused() -> None:
         ratio_ci([0.0, 0.0], [0.0, 0.0])
     with pytest.raises(ValueError, match="2 numerators for 3 denominators"):
         ratio_ci([0.0, 0.0], [0.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("problems", range(2, 60))
+@pytest.mark.parametrize("u", [0.0, 1.0])
+def test_an_interval_holds_its_value_at_the_ends(problems: int, u: float) -> None:
+    interval = mean_ci([u] * problems)
+    assert interval.low <= interval.value <= interval.high
