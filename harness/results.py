@@ -111,6 +111,17 @@ def counts(results: Results) -> dict[str, dict[str, Any]]:
     return table
 
 
+def _disagreeing(results: Results, task: str) -> Counter[str]:
+    """Disagreements with the file's own verdicts by problem."""
+    found: Counter[str] = Counter()
+    for problem, completions, verdicts in zip(
+        results.problems_P, results.completions_PG, results.verdicts_PG, strict=True
+    ):
+        if problem.task == task:
+            found[problem.id] += _disagreements(completions, verdicts) or 0
+    return +found
+
+
 def _disagreements(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> int | None:
     """How often our verdict differs from the one that the file brought; None where it brought none."""
     pairs = [
@@ -169,7 +180,11 @@ def describe(results: Results) -> str:
             f"ended: {ended or 'nothing was graded'}; ungraded {count['ungraded']}, truncated {count['truncated']}",
         ]
         if count["source_disagreements"] is not None:
-            lines.append(f"{count['source_disagreements']} verdicts differ from those that came with the completions")
+            where = ", ".join(f"{name} ({number})" for name, number in _disagreeing(results, task).most_common(5))
+            lines.append(
+                f"{count['source_disagreements']} verdicts differ from those that came with the completions"
+                + (f", most in {where}" if where else "")
+            )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

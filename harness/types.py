@@ -99,8 +99,6 @@ class Budget(Record, frozen=True, omit_defaults=False):
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
     seed: int = 0
-    max_calls: int | None = None
-    max_executions: int | None = None
 
 
 Form = Literal["continuation", "message", "program"]

@@ -163,7 +163,7 @@ def hf(
     system_instruction: str | None = None,
     trust_remote_code: bool = False,
 ) -> HFSampler:
-    """A sampler of the causal language model in the folder, or of the Hub's name, `pretrained`.
+    """Completions sampled from a causal language model by transformers (pretrained=FOLDER or Hub name).
 
     - `dtype`: "auto" is float32 on a CPU and the checkpoint's own elsewhere.
     - `device`: a torch device; None is "cuda" where there is one, else "cpu".

@@ -24,7 +24,7 @@ from harness.types import Budget, Completion, Form, Key, Problem
 
 
 def replay(path: str, *, format: str = "auto", system: str | None = None, form: str | None = None) -> Replay:
-    """A sampler that takes its completions from a file or folder.
+    """Completions that exist already, read from a sample file of any known format (path=FILE).
 
     Args:
         path: a sample file, plain or gzipped, a folder of EvalPlus, or a run folder of ours.
