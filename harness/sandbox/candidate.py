@@ -7,6 +7,7 @@ hostile. It sees the program, then one call after another, and never an expected
 from __future__ import annotations
 
 import atexit
+import builtins
 import gc
 import io
 import os
@@ -17,6 +18,9 @@ from typing import Any, NoReturn
 from harness.sandbox import plain, wire
 
 MAX_TEXT = 200
+"""Characters of an exception for people."""
+MAX_MESSAGE = 10_000
+"""Characters of an exception's message for a test."""
 READY = wire.pack({"kind": "ready"})
 
 
@@ -101,7 +105,16 @@ def _encode(value: Any) -> plain.Encoded:
 
 def _failure(error: BaseException) -> wire.Message:
     kind = "memory" if isinstance(error, MemoryError) else "raised"
-    return {"kind": kind, "name": str(type(error).__name__)[:MAX_TEXT], "text": _describe(error)}
+    name = next(each.__name__ for each in type(error).__mro__ if vars(builtins).get(each.__name__) is each)
+    return {"kind": kind, "name": name, "message": _message(error), "text": _describe(error)}
+
+
+def _message(error: BaseException) -> str:
+    """What `str` gives, for a test that looks at it; empty if it fails."""
+    try:
+        return str(error)[:MAX_MESSAGE]
+    except BaseException:
+        return ""
 
 
 def _describe(error: BaseException) -> str:
@@ -130,15 +143,24 @@ def _run_main(channel: int, program: str) -> NoReturn:
 
 
 def _finish(module: ModuleType) -> None:
-    """What the interpreter does at its end: waits for threads, runs exit functions, flushes, drops open files."""
+    """What the interpreter does at its end, in its order: waits for threads, runs exit functions, flushes, drops files.
+
+    A program may have put an object of its own in the place of sys.stdout: it is flushed while the module's names,
+    which its methods may need, are still there.
+    """
     if "threading" in sys.modules:  # not imported here: its fork hook alone takes a third of a millisecond
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
+    _flush(sys.stdout)
+    sys.stdout = sys.__stdout__
     vars(module).clear()
     gc.collect()
-    for stream in (sys.stdout, sys.__stdout__):
-        if stream is not None and not getattr(stream, "closed", False):
-            stream.flush()
+    _flush(sys.__stdout__)
+
+
+def _flush(stream: Any) -> None:
+    if stream is not None and not getattr(stream, "closed", False):
+        stream.flush()
 
 
 def _main_status(program: str, module: ModuleType) -> tuple[int, wire.Message | None]:

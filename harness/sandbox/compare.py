@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import OrderedDict
 from itertools import zip_longest
-from math import isclose, isnan
+from math import isclose, isfinite, isnan
 from typing import Any
 
 from harness.sandbox import plain
 
 RELATIVE = 1e-6
 ABSOLUTE = 1e-9
-NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""A number is close if it is off by no more than the larger of RELATIVE x the larger number and ABSOLUTE."""
+NUMERAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+"""What may stand for a decimal: `1.50` may be given as `1.5`, `15e-1` and, where it is whole, without a point."""
+DECIMAL = re.compile(rb"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
+"""What is expected as a decimal, with a tolerance: it has a point. `1e3` may be a label and is text."""
 MAX_NUMERAL = 400
 """Characters of a token that is read as a number."""
 SHOWN = 60
@@ -31,7 +36,11 @@ def same_value(expected: Any, got: Any) -> bool:
         types = (list, tuple) if type(expected) is list else (tuple,)
         return type(got) in types and len(expected) == len(got) and all(map(same_value, expected, got))
     if type(expected) is dict:
-        return type(got) is dict and expected.keys() == got.keys() and all(same_value(expected[k], got[k]) for k in got)
+        return (
+            type(got) in (dict, OrderedDict)
+            and expected.keys() == got.keys()
+            and all(same_value(expected[k], got[k]) for k in got)
+        )
     return bool(expected == got)
 
 
@@ -47,32 +56,43 @@ def _close(expected: float, got: Any) -> bool:
 
 
 def same_output(expected: str, got: str) -> bool:
-    """All tokens between white space must agree; a non-integer number has a tolerance."""
+    """All tokens between ASCII white space must agree; an expected number with a decimal point has a tolerance."""
     return _first_difference(expected, got) is None
 
 
-def explain_output(expected: str, got: str) -> str:
-    """Where the outputs differ, for people."""
+def explain_output(expected: str, got: str) -> str | None:
+    """Where the outputs differ, for people; None if they are the same."""
     difference = _first_difference(expected, got)
     if difference is None:
-        return "no difference"
+        return None
     position, wanted, found = difference
-    return f"token {position + 1}: expected {shown(wanted)}, got {shown(found)}"
+    return f"token {position + 1}: expected {_shown_token(wanted)}, got {_shown_token(found)}"
 
 
-def _first_difference(expected: str, got: str) -> tuple[int, str | None, str | None] | None:
-    for position, (wanted, found) in enumerate(zip_longest(expected.split(), got.split())):
+def _tokens(text: str) -> list[bytes]:
+    return text.encode("utf-8", "surrogatepass").split()  # bytes split at ASCII white space only
+
+
+def _shown_token(token: bytes | None) -> str:
+    return shown(None if token is None else token.decode("utf-8", "surrogatepass"))
+
+
+def _first_difference(expected: str, got: str) -> tuple[int, bytes | None, bytes | None] | None:
+    if expected == got:
+        return None
+    for position, (wanted, found) in enumerate(zip_longest(_tokens(expected), _tokens(got))):
         if wanted != found and (wanted is None or found is None or not _same_token(wanted, found)):
             return position, wanted, found
     return None
 
 
-def _same_token(wanted: str, found: str) -> bool:
-    if not any(mark in wanted for mark in ".eE") or max(len(wanted), len(found)) > MAX_NUMERAL:
+def _same_token(wanted: bytes, found: bytes) -> bool:
+    if b"." not in wanted or max(len(wanted), len(found)) > MAX_NUMERAL:
         return False
-    if NUMERAL.fullmatch(wanted) is None or NUMERAL.fullmatch(found) is None:
+    if DECIMAL.fullmatch(wanted) is None or NUMERAL.fullmatch(found) is None:
         return False
-    return isclose(float(wanted), float(found), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    number, other = float(wanted), float(found)
+    return isfinite(number) and isfinite(other) and isclose(number, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
 def digest_value(value: Any) -> str:
@@ -82,7 +102,7 @@ def digest_value(value: Any) -> str:
 
 def digest_output(text: str) -> str:
     """The same short name for outputs of the same tokens."""
-    return _digest(" ".join(text.split()).encode("utf-8", "surrogatepass"))
+    return _digest(b" ".join(_tokens(text)))
 
 
 def _digest(data: bytes) -> str:
@@ -101,7 +121,8 @@ def _canonical(data: plain.Encoded) -> plain.Encoded:
     body = _canonical(body)
     if tag == "t":
         return body
-    return {"s" if tag == "z" else tag: sorted(body, key=plain.dumps) if tag in "sdz" else body}
+    same = {"z": "s", "O": "d"}.get(tag) or str(tag)
+    return {same: sorted(body, key=plain.dumps) if same in "sd" else body}
 
 
 def shown(value: Any) -> str:

@@ -29,13 +29,15 @@ from harness.sandbox.program import (
     explain_death,
     last_word,
     load,
+    over_limit,
     read_output,
     start,
     word,
 )
 from harness.sandbox.scripts import CandidateRaised, call, run_script
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 1 << 30
+"""A program's values must not take more of the machine; where they do, that is the program's `memory`."""
 EXTRA_CPU_S = 2.0
 """CPU time that the judge itself may spend on one process's answers, beyond the program's own limit."""
 EXTRA_WALL_S = 5.0
@@ -87,12 +89,10 @@ def judge_single(desk: Desk, source: str, test: Test) -> Report:
     outcome, usage = Outcome("sandbox_error", "the process of a program was not ended"), None
     try:
         outcome = _loaded(program, source) or run_script(
-            program, script=test["input"], setup=test["setup"], entry_point=desk.entry_point
+            program, source, script=test["input"], setup=test["setup"], entry_point=desk.entry_point
         )
-    except ProgramEnded:
-        pass
-    except SandboxFailed as error:
-        outcome = Outcome("sandbox_error", str(error))
+    except (ProgramEnded, Exception) as error:
+        outcome = _stopped(program, error)
     usage = end(program)
     return _report(test, _final(program, usage, outcome), usage, program)
 
@@ -107,11 +107,11 @@ def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
             outcomes = [(failed, None)] * (len(tests) if desk.all_tests else 1)
         while len(outcomes) < len(tests) and (desk.all_tests or not outcomes or outcomes[-1][0].status == "passed"):
             outcomes.append(_judge_call(program, desk.entry_point, tests[len(outcomes)]))
-    except (ProgramEnded, SandboxFailed) as error:
-        outcomes.append((Outcome("sandbox_error", str(error)), None))
+    except (ProgramEnded, Exception) as error:
+        outcomes.append((_stopped(program, error), None))
     usage = end(program)
-    if program.fatal is not None:
-        last = _final(program, usage, outcomes[-1][0])
+    last = _final(program, usage, outcomes[-1][0])
+    if last is not outcomes[-1][0]:
         # the limit is for all of these tests together: none is left for the others
         rest = len(tests) - len(outcomes) if desk.all_tests and last.status == "timeout" else 0
         outcomes[-1:] = [(last, None)] * (1 + rest)
@@ -127,11 +127,14 @@ def _judge_call(program: Program, entry_point: str | None, test: Test) -> tuple[
         got = call(program, entry_point, tuple(plain.decode(test["input"])), {})
     except Exception as error:
         if isinstance(error, CandidateRaised):
-            return Outcome("runtime_error", str(error)), None
+            return Outcome("runtime_error", error.shown), None
         raise
     expected = plain.decode(test["expected"])
-    digest = compare.digest_value(got)
-    if compare.same_value(expected, got):
+    try:
+        same, digest = compare.same_value(expected, got), compare.digest_value(got)
+    except (ArithmeticError, TypeError, ValueError, RecursionError) as error:  # Decimal("sNaN") == 1 raises, for one
+        return Outcome("wrong", f"comparing {compare.shown(got)} raised {type(error).__name__}"), None
+    if same:
         return Outcome("passed"), digest
     return Outcome("wrong", f"expected {compare.shown(expected)}, got {compare.shown(got)}"), digest
 
@@ -144,21 +147,23 @@ def judge_stdio(desk: Desk, source: str, test: Test) -> Report:
     os.close(standard_input)
     os.close(writing)
     output, last, ended = b"", {}, Outcome("passed")
+    text = digest = None
     try:
         load(program, source, main=True)
         output = read_output(program, reading, int(desk.limits["output_bytes"]))
         last = last_word(program)
-    except ProgramEnded:
-        pass
-    except SandboxFailed as error:
-        ended = Outcome("sandbox_error", str(error))
+    except (ProgramEnded, Exception) as error:
+        ended = _stopped(program, error)
     os.close(reading)
     usage = end(program)
-    if program.fatal is not None or ended.status != "passed":
-        return _report(test, _final(program, usage, ended), usage, program)
-    text = output.decode("utf-8", "surrogateescape")
-    outcome = _main_ended(usage, program, last) or _judge_output(test["expected"], text)
-    return _report(test, outcome, usage, program, stdout=text, digest=compare.digest_output(text))
+    if program.fatal is None and ended.status == "passed":
+        try:
+            text = output.decode("utf-8", "surrogateescape")
+            ended = _main_ended(usage, program, last) or _judge_output(test["expected"], text)
+            digest = compare.digest_output(text)
+        except Exception as error:
+            ended = _stopped(program, error)
+    return _report(test, _final(program, usage, ended), usage, program, stdout=text, digest=digest)
 
 
 def _main_ended(usage: Usage, program: Program, last: wire.Message) -> Outcome | None:
@@ -172,9 +177,8 @@ def _main_ended(usage: Usage, program: Program, last: wire.Message) -> Outcome |
 
 
 def _judge_output(expected: str, got: str) -> Outcome:
-    if compare.same_output(expected, got):
-        return Outcome("passed")
-    return Outcome("wrong", compare.explain_output(expected, got))
+    difference = compare.explain_output(expected, got)
+    return Outcome("passed") if difference is None else Outcome("wrong", difference)
 
 
 def _sealed(text: str) -> int:
@@ -197,9 +201,22 @@ def _loaded(program: Program, source: str) -> Outcome | None:
 
 def _final(program: Program, usage: Usage, outcome: Outcome) -> Outcome:
     """What ended the process decides; what the test thought of it counts only if nothing did."""
-    if program.fatal is None:
+    if program.fatal is not None:
+        outcome = explain_death(program, usage) if program.fatal.status == "died" else program.fatal
+    if outcome.status in ("sandbox_error", "tampered"):
         return outcome
-    return explain_death(program, usage) if program.fatal.status == "died" else program.fatal
+    return over_limit(program, usage) or outcome
+
+
+def _stopped(program: Program, error: BaseException) -> Outcome:
+    """What an exception means that ended the judging. Ours it is only where the program had said nothing yet: a value
+    that breaks the judge must not buy its program a second chance, nor keep it out of the count."""
+    if isinstance(error, SandboxFailed):
+        return Outcome("sandbox_error", str(error))
+    if isinstance(error, MemoryError):
+        return Outcome("memory", "what it answered is beyond the judge's memory")
+    status = "tampered" if program.spoke else "sandbox_error"
+    return Outcome(status, f"its answer could not be judged: {type(error).__name__}")
 
 
 def _measured(usage: Usage) -> Report:

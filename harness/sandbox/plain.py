@@ -11,7 +11,7 @@ JSON: None, bool, most str, small int, finite float and list are themselves; all
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -26,6 +26,8 @@ MAX_DEPTH = 200
 MAX_INT_BITS = 1 << 22
 MAX_ITEMS = 100_000
 """That are taken from a generator or iterator."""
+MAX_RANGE = MAX_BYTES // 2
+"""Numbers in a range: as many as a list of one-digit numbers could hold."""
 MAX_EQUAL_HASHES = 256
 """In one set or dict: equal hashes make it quadratic to build, and honest data has none."""
 SMALL_INT = 10**15
@@ -120,6 +122,8 @@ def encode(value: Any, *, strict: bool = False, depth: int = 0) -> Encoded:
 
 
 def _encode_rare(value: Any, kind: type, many: Callable[[Iterable[Any]], list[Encoded]], strict: bool) -> Encoded:
+    if kind is OrderedDict:  # the order of two of them matters when they are compared
+        return {"O": [many(pair) for pair in value.items()]}
     for builtin, to_json in _BY_BUILTIN:
         if issubclass(kind, builtin):  # asks the real type: `__class__` can lie
             return to_json(value, many)
@@ -166,6 +170,23 @@ def _encode_str(value: str, many: object) -> Encoded:
     return exact
 
 
+def _encode_range(value: range, many: Many) -> Encoded:
+    if _too_long(value):
+        raise TooLarge(f"a range of more than {MAX_RANGE} numbers")
+    return {"r": many([value.start, value.stop, value.step])}
+
+
+def _too_long(value: range) -> bool:
+    return len(value[: MAX_RANGE + 1]) > MAX_RANGE  # len(value) itself may be beyond what len can say
+
+
+def _encode_decimal(value: Decimal, many: object) -> Encoded:
+    text = str(value)
+    if len(text) > MAX_NUMERAL:
+        raise TooLarge(f"a decimal of more than {MAX_NUMERAL} characters")
+    return {"D": text}
+
+
 Many = Callable[[Iterable[Any]], list[Encoded]]
 _BY_BUILTIN: tuple[tuple[type, Callable[[Any, Many], Encoded]], ...] = (
     (int, _encode_int),
@@ -182,9 +203,9 @@ _BY_BUILTIN: tuple[tuple[type, Callable[[Any, Many], Encoded]], ...] = (
     (deque, lambda value, many: {"q": many(deque.__iter__(value))}),
 )
 _EXACT: dict[type, Callable[[Any, Many], Encoded]] = {
-    range: lambda value, many: {"r": many([value.start, value.stop, value.step])},
+    range: _encode_range,
     Fraction: lambda value, many: {"F": many([value.numerator, value.denominator])},
-    Decimal: lambda value, many: {"D": str(value)},
+    Decimal: _encode_decimal,
     datetime: lambda value, many: {"T": ["datetime", value.isoformat()]},
     date: lambda value, many: {"T": ["date", value.isoformat()]},
     time: lambda value, many: {"T": ["time", value.isoformat()]},
@@ -198,8 +219,8 @@ def decode(data: Encoded, depth: int = 0) -> Any:
         return _decode_many(data, depth)
     if type(data) is not dict:
         return data
-    if len(data) != 1:
-        raise Garbled("an object without exactly one tag")
+    if len(data) != 1 or depth >= MAX_DEPTH:  # `encode` refuses every tag at that depth, scalars too
+        raise Garbled("an object without exactly one tag, or nested too deep")
     ((tag, body),) = data.items()
     if tag not in _DECODERS:
         raise Garbled("an unknown tag")
@@ -221,7 +242,10 @@ def _hashable(items: list[Any]) -> list[Any]:
 def _decode_int(body: Any, depth: int) -> int:
     if type(body) is not str or len(body) > MAX_INT_BITS // 4 + 4:
         raise Garbled("not an integer of a legal size")
-    return int(body, 16)
+    value = int(body, 16)
+    if value.bit_length() > MAX_INT_BITS:
+        raise Garbled("not an integer of a legal size")
+    return value
 
 
 def _decode_dict(body: Any, depth: int) -> dict[Any, Any]:
@@ -247,6 +271,26 @@ def _decode_float(body: Any, depth: int) -> float:
     return float(body)
 
 
+def _decode_iterator(body: Any, depth: int) -> Consumed:
+    if type(body) is not list or len(body) > MAX_ITEMS:
+        raise Garbled("not an iterator of a legal length")
+    return Consumed(_decode_many(body, depth))
+
+
+def _decode_integers(body: Any, depth: int, n: int) -> list[int]:
+    found = _decode_many(body, depth)
+    if len(found) != n or any(type(each) is not int for each in found):
+        raise Garbled(f"not {n} integers")
+    return found
+
+
+def _decode_range(body: Any, depth: int) -> range:
+    value = range(*_decode_integers(body, depth, 3))
+    if _too_long(value):
+        raise Garbled("not a range of a legal length")
+    return value
+
+
 def _decode_complex(body: Any, depth: int) -> complex:
     real, imaginary = _decode_many(body, depth)
     if type(real) is not float or type(imaginary) is not float:
@@ -264,13 +308,14 @@ _MOMENTS: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
     "time": time.fromisoformat,
-    "timedelta": lambda parts: timedelta(*parts),
+    "timedelta": lambda parts: timedelta(*_decode_integers(parts, 0, 3)),
 }
 _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "i": _decode_int,
     "f": _decode_float,
     "t": lambda body, depth: tuple(_decode_many(body, depth)),
     "d": _decode_dict,
+    "O": lambda body, depth: OrderedDict(_decode_dict(body, depth)),
     "s": lambda body, depth: set(_hashable(_decode_many(body, depth))),
     "z": lambda body, depth: frozenset(_hashable(_decode_many(body, depth))),
     "u": lambda body, depth: bytes.fromhex(body).decode("utf-8", "surrogatepass"),
@@ -279,9 +324,9 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "c": _decode_complex,
     "q": lambda body, depth: deque(_decode_many(body, depth)),
     "v": _decode_view,
-    "g": lambda body, depth: Consumed(_decode_many(body, depth)),
-    "r": lambda body, depth: range(*_decode_many(body, depth)),
-    "F": lambda body, depth: Fraction(*_decode_many(body, depth)),
+    "g": _decode_iterator,
+    "r": _decode_range,
+    "F": lambda body, depth: Fraction(*_decode_integers(body, depth, 2)),
     "D": _decode_decimal,
     "T": lambda body, depth: _MOMENTS[body[0]](body[1]),
     "o": lambda body, depth: Opaque(str(body)[:80]),

@@ -63,6 +63,8 @@ class Program:
     memory_limit_bytes: int
     fatal: Outcome | None = None
     hit_wall: bool = False
+    spoke: bool = False
+    """It gave an answer or output: what then goes wrong in the judge is its doing."""
     buffer: bytearray = field(default_factory=bytearray)
 
 
@@ -101,7 +103,9 @@ def load(program: Program, source: str, *, main: bool = False) -> wire.Message:
 def ask(program: Program, request: wire.Message) -> wire.Message:
     """One request and its answer."""
     _send(program, request)
-    return _receive(program)
+    answer = _receive(program)
+    program.spoke = True
+    return answer
 
 
 def read_output(program: Program, pipe: int, limit: int) -> bytes:
@@ -109,6 +113,7 @@ def read_output(program: Program, pipe: int, limit: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while _wait(program, pipe, select.POLLIN) and (piece := os.read(pipe, PIECE)):
+        program.spoke = True
         size += len(piece)
         if size > limit:
             raise give_up(program, "output_limit", f"more than {limit} bytes of output")
@@ -160,6 +165,14 @@ def explain_death(program: Program, usage: Usage) -> Outcome:
     return Outcome("runtime_error", f"exited with status {os.WEXITSTATUS(status)} before it answered")
 
 
+def over_limit(program: Program, usage: Usage) -> Outcome | None:
+    """A timeout if the process used more CPU time than it may, whatever it did about the kernel's signal for that."""
+    if usage.cpu_s <= program.cpu_limit_s:
+        return None
+    program.hit_wall = False  # not for want of a free core: no repeat
+    return Outcome("timeout", f"more than {program.cpu_limit_s:g} s of CPU time")
+
+
 def word(message: wire.Message, name: str) -> str:
     """A text in a hostile message; empty if it is none."""
     text = message.get(name, "")
@@ -207,6 +220,8 @@ def _receive(program: Program) -> wire.Message:
         message: Any = plain.parse(_read(program, size))
     except plain.Garbled:
         raise give_up(program, "tampered", "broke the protocol") from None
+    except MemoryError:
+        raise give_up(program, "memory", "an answer beyond the judge's memory") from None
     if type(message) is not dict or type(message.get("kind")) is not str:
         raise give_up(program, "tampered", "broke the protocol")
     return message

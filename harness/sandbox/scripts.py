@@ -3,12 +3,14 @@
 Main function: `run_script`. The script may compare, loop and call as it likes; only plain data goes to the program and
 comes back. Not handled: functions as arguments (the test then cannot be graded, and says so), a program's changes to
 its arguments, and scripts that are hostile to the judge: a script is trusted as the dataset that it comes from is.
+A script that draws its inputs draws what a program cannot foretell without that script's text (see `_seed`).
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import hashlib
 import importlib
 import random
 import symtable
@@ -22,27 +24,34 @@ from harness.sandbox import plain
 from harness.sandbox.program import Outcome, Program, ProgramEnded, SandboxFailed, ask, give_up, word
 
 SCRIPT_NAME = "<test>"
+HELPER_MODULES = ("math", "itertools", "functools", "collections", "random", "re", "copy", "heapq", "statistics")
+"""Their functions are the judge's where a script uses one that nobody defines: `isclose` must not be a program's."""
 
 
 class CandidateRaised:
     """Mixed into what a proxy raises when the program's function raised, beside the built-in exception's type."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, message: str, shown: str) -> None:
+        self.message = message
+        self.shown = shown
+        """With the name of the program's own type, for people."""
 
     def __str__(self) -> str:
-        return self.text
+        return self.message
 
 
-def run_script(program: Program, *, script: str, setup: str, entry_point: str | None) -> Outcome:
+def run_script(program: Program, source: str, *, script: str, setup: str, entry_point: str | None) -> Outcome:
     """The outcome of one script test on a loaded program. Fatal ends of the program come as ProgramEnded."""
-    random.seed(0)  # tests that draw inputs draw the same ones for every program
+    random.seed(_seed(source, script, setup))
     namespace: dict[str, Any] = {"__name__": "judge", "__builtins__": builtins}
     try:
         exec(_compiled(setup), namespace)
         names = _needed(script) - namespace.keys() - vars(builtins).keys()
         for name in (names & _modules(script)) - {entry_point}:
             namespace[name] = importlib.import_module(name)
+        if entry_point is not None and _needed(script) & {entry_point, "candidate"}:
+            helpers = _helpers()
+            namespace.update({name: helpers[name] for name in names & helpers.keys() - {entry_point, "candidate"}})
         code = _compiled(script)
     except Exception as error:
         raise SandboxFailed(f"the test itself fails: {_named(error)}") from error
@@ -61,9 +70,17 @@ def run_script(program: Program, *, script: str, setup: str, entry_point: str | 
     return Outcome("passed")
 
 
+def _seed(source: str, script: str, setup: str) -> bytes:
+    """Reproducible, yet unknown to the program: it would have to know the test's text, which it is not given."""
+    text = "\0".join((source, script, setup))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
 def _judge_exception(error: BaseException) -> Outcome:
     if isinstance(error, CandidateRaised):
-        return Outcome("runtime_error", str(error))
+        return Outcome("runtime_error", error.shown)
+    if isinstance(error, MemoryError):
+        return Outcome("memory", "the test ran out of memory on the program's values")
     if isinstance(error, AssertionError):
         return Outcome("wrong", f"assertion failed, line {_line(error)} of the test{_said(error)}")
     return Outcome("wrong", f"the test raised {_named(error)}, line {_line(error)} of the test")
@@ -72,7 +89,7 @@ def _judge_exception(error: BaseException) -> Outcome:
 def _named(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # the message holds a value that cannot be printed
+    except BaseException:  # the message holds a value that cannot be printed
         return type(error).__name__
 
 
@@ -124,6 +141,16 @@ def _modules(script: str) -> frozenset[str]:
     return frozenset(owners & sys.stdlib_module_names)
 
 
+@lru_cache(maxsize=1)
+def _helpers() -> dict[str, Any]:
+    """Public functions and classes of `HELPER_MODULES` by their names."""
+    found: dict[str, Any] = {}
+    for module in map(importlib.import_module, HELPER_MODULES):
+        public = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+        found.update({name: getattr(module, name) for name in public if callable(getattr(module, name))})
+    return found
+
+
 def _proxy(program: Program, name: str) -> Callable[..., Any]:
     """A function that calls the program's function `name`."""
 
@@ -147,16 +174,22 @@ def call(program: Program, name: str, arguments: tuple[Any, ...], named: dict[st
             return plain.loads(answer["value"])
         except plain.Garbled as error:
             raise give_up(program, "tampered", str(error)) from error
+        except MemoryError as error:
+            raise give_up(program, "memory", "a value beyond the judge's memory") from error
     if answer["kind"] == "raised":
-        raise _exception(word(answer, "name"), word(answer, "text"))
+        raise _exception(word(answer, "name"), word(answer, "message"), word(answer, "text"))
     if answer["kind"] in ("memory", "output_limit"):
         raise give_up(program, answer["kind"], word(answer, "text"))
     raise give_up(program, "tampered", "broke the protocol")
 
 
-def _exception(name: str, text: str) -> BaseException:
-    kind = getattr(builtins, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, BaseExceptionGroup):
+def _exception(name: str, message: str, shown: str) -> BaseException:
+    """What the script sees. Those that end a loop would end the test's own (`all(map(candidate, ...))`): as in a
+    generator (PEP 479) they are RuntimeErrors."""
+    kind = vars(builtins).get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(
+        kind, (BaseExceptionGroup, StopIteration, StopAsyncIteration)
+    ):
         kind = RuntimeError
-    raised: BaseException = type(kind.__name__, (CandidateRaised, kind), {})(text)
+    raised: BaseException = type(kind.__name__, (CandidateRaised, kind), {})(message, shown)
     return raised

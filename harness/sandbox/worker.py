@@ -65,16 +65,22 @@ class Worker:
 
 
 def start(tier: Tier, limits: Limits) -> Worker:
-    """Starts both processes; `await_ready` before the first job."""
-    ours, judges = socket.socketpair()
-    judge_control, zygote_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with judges, judge_control, zygote_control:
-        zygote = _spawn(
-            tier.zygote, {"control": zygote_control.fileno(), "memory_bytes": limits.memory_bytes}, [zygote_control]
-        )
-        judge = _spawn(
-            tier.judge, {"parent": judges.fileno(), "control": judge_control.fileno()}, [judges, judge_control]
-        )
+    """Starts both processes; `await_ready` before the first job. SandboxUnavailable where the machine has no room."""
+    try:
+        with contextlib.ExitStack() as undo:
+            ours, judges = socket.socketpair()
+            undo.callback(ours.close)
+            judge_control, zygote_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with judges, judge_control, zygote_control:
+                options = {"control": zygote_control.fileno(), "memory_bytes": limits.memory_bytes}
+                zygote = _spawn(tier.zygote, options, [zygote_control])
+                undo.callback(zygote.communicate)
+                undo.callback(zygote.kill)
+                options = {"parent": judges.fileno(), "control": judge_control.fileno()}
+                judge = _spawn(tier.judge, options, [judges, judge_control])
+            undo.pop_all()
+    except OSError as error:
+        raise SandboxUnavailable(f"no worker of the sandbox can be started ({error}): use fewer workers.") from error
     return Worker(judge=judge, zygote=zygote, connection=ours)
 
 

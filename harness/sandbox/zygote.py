@@ -33,6 +33,7 @@ WARM_MODULES = """
 """
 """What programs import most; more would make each fork dearer than it saves."""
 STACK_BYTES = 120 << 20
+FORK_S = 10.0
 REPORT = struct.Struct("<iddq")
 """Wait status, CPU seconds, wall seconds, peak resident bytes."""
 TYPICAL_PROGRAM = '''
@@ -78,6 +79,18 @@ def run_child(descriptors: list[int], cpu_s: int, confinement: lockdown.Confinem
     candidate.serve(3)
 
 
+def fork_patiently() -> int:
+    """os.fork, tried again while another worker's program holds all the threads that the machine has."""
+    limit = time.monotonic() + FORK_S
+    while True:
+        try:
+            return os.fork()
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.01)
+
+
 def serve(control: socket.socket, confinement: lockdown.Confinement) -> None:
     """Forks, waits for the judge's word, kills and reaps; returns when the judge has gone."""
     zygote = os.getpid()
@@ -88,7 +101,7 @@ def serve(control: socket.socket, confinement: lockdown.Confinement) -> None:
         descriptors = array.array("i")
         descriptors.frombytes(ancillary[0][2])
         started = time.monotonic()
-        child = os.fork()
+        child = fork_patiently()
         if child == 0:
             try:
                 run_child(list(descriptors), int(message), confinement, zygote)

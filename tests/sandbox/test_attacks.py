@@ -14,12 +14,14 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.grading.code import verdict
-from harness.sandbox import open_sandbox
+from harness.sandbox import judge, open_sandbox
+from harness.sandbox.program import SandboxFailed
 from harness.sandbox.tiers import PROMISES
 from harness.types import Completion, Job, Limits, Problem, Status
 from harness.types import Test as Case
@@ -137,6 +139,53 @@ def test_own_attacks(box: Any, make_job: Any, name: str) -> None:
     assert attack.status not in (Status.passed, Status.sandbox_error), attack
     assert after.status == Status.passed
     assert (zygote, judge) == (box._workers[0].zygote.pid, box._workers[0].judge.pid)
+
+
+RAW = "import os, struct\ndef raw(b):\n    b = struct.pack('<I', len(b)) + b\n    while b: b = b[os.write(3, b):]\n"
+VALUE = RAW + """def f(x): raw(b'{"kind":"value","value":' + %s + b'}')"""
+
+HOSTILE_VALUES = {
+    "signalling nan": ("from decimal import Decimal\ndef f(x): return Decimal('sNaN')", 5, Status.wrong),
+    "signalling nan inside": ("from decimal import Decimal\ndef f(x): return [Decimal('sNaN')]", [5], Status.wrong),
+    "signalling nan for a float": ("from decimal import Decimal\ndef f(x): return Decimal('sNaN')", 5.0, Status.wrong),
+    "unhashable in a view": (VALUE % """b'{"v":["items",[[1,[]]]]}'""", {1}, Status.wrong),
+    "long iterator": (VALUE % """b'{"g":[' + b'0,' * 100000 + b'0]}'""", 5, Status.tampered),
+    "deep scalar": (VALUE % """b'[' * 200 + b'{"D":"1"}' + b']' * 200""", 5, Status.tampered),
+    "integer over the bound": (VALUE % """b'{"i":"0x' + b'f' * 1048577 + b'"}'""", 5, Status.tampered),
+    "fraction of an exponent": (VALUE % """b'{"F":["1e9999999"]}'""", 5, Status.tampered),
+    "odd name": (RAW + """def f(x): raw(b'{"kind":"raised","name":"\\\\ud800","text":"\\\\ud800"}')""", 5, Status.runtime_error),
+    "huge range": ("def f(x): return range(10**15)", [1], Status.output_limit),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_VALUES)
+def test_no_value_ends_the_judge(box: Any, call: Any, name: str) -> None:
+    program, expected, status = HOSTILE_VALUES[name]
+    before = box._workers[0].judge.pid
+    execution = call(program, [1], expected)
+    assert execution.status == status, execution
+    assert box._workers[0].judge.pid == before
+
+
+def test_what_breaks_the_judge_is_the_programs_if_it_had_spoken() -> None:
+    program = SimpleNamespace(spoke=True)
+    assert judge._stopped(cast(Any, program), KeyError()).status == "tampered"
+    assert judge._stopped(cast(Any, program), MemoryError()).status == "memory"
+    assert judge._stopped(cast(Any, program), SandboxFailed("x")).status == "sandbox_error"
+    program.spoke = False
+    assert judge._stopped(cast(Any, program), KeyError()).status == "sandbox_error"
+
+
+@pytest.mark.parametrize(
+    "trick", ["signal.signal(signal.SIGXCPU, signal.SIG_IGN)", "resource.setrlimit(resource.RLIMIT_CPU, (2, 2))"]
+)
+def test_cpu_time_beyond_the_limit_is_a_timeout_whatever_became_of_the_signal(
+    stdio: Any, script: Any, trick: str
+) -> None:
+    late = f"import signal, resource, time\n{trick}\nwhile time.process_time() < 1.3: pass\n"
+    for execution in (stdio(late + "print(1)", "", "1"), script(late + "def f(): return 1", "assert candidate() == 1")):
+        assert execution.status == Status.timeout, execution
+        assert "CPU" in execution.detail
 
 
 @pytest.mark.parametrize("promise", PROMISES)

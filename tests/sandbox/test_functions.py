@@ -112,7 +112,7 @@ def test_a_module_that_a_script_forgot_to_import_is_the_judges(script: Any) -> N
 def test_every_builtin_exception_arrives_as_itself(script: Any) -> None:
     test = """
 import builtins
-names = [n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, Exception) and "Group" not in n and n != "MemoryError"]
+names = [n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, Exception) and "Group" not in n and n != "MemoryError" and "Stop" not in n]
 assert len(names) > 40
 for name in names:
     try:
@@ -127,10 +127,73 @@ for name in names:
 
 def test_chance_is_the_same_in_every_run(script: Any) -> None:
     program = "import random\nX = random.random()\ndef f(): return X, [s for s in {'a', 'b', 'c', 'd', 'e'}]\n"
-    first = script(program, "import random\nassert 0, repr(candidate()) + str(random.random())")
-    again = script(program + "#", "import random\nassert 0, repr(candidate()) + str(random.random())")
-    assert "0." in first.detail
-    assert first.detail == again.detail
+    test = "import random\nassert 0, repr(candidate()) + str(random.random())"
+    assert "0." in script(program, test).detail
+    assert script(program, test).detail == script(program, test).detail  # each run is a problem of its own
+    assert (
+        script(program, "assert 0, repr(candidate())").detail
+        == script(program + "#", "assert 0, repr(candidate())").detail
+    )
+
+
+def test_a_program_cannot_foretell_the_tests_draws(script: Any) -> None:
+    test = "import random\nwanted = random.random()\nassert candidate() == wanted"
+    for seed in ("random.seed(0)", "random.seed('')", "pass"):
+        assert script(f"import random\n{seed}\ndef f(): return random.random()", test).status == Status.wrong
+    drawn = script("def f(): return 1", "import random\nassert 0, str(random.random())").detail
+    assert drawn != script("def f(): return 2", "import random\nassert 0, str(random.random())").detail
+
+
+@pytest.mark.parametrize("kind", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "Stop"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert all(map(lambda c: candidate(c) == c * 2, [1, 2]))",
+        "for got, wanted in zip(map(candidate, [1, 2]), [2, 4]): assert got == wanted",
+        "assert not list(filter(lambda c: candidate(c) != 2 * c, [1, 2]))",
+        "for value in iter(lambda: candidate(3), None): assert value == 6",
+        "assert all(candidate(c) == c * 2 for c in [1, 2])",
+    ],
+)
+def test_a_program_cannot_end_the_tests_loops(script: Any, kind: str, test: str) -> None:
+    execution = script(f"class Stop(StopIteration): pass\ndef f(*a): raise {kind}", test)
+    assert execution.status == Status.runtime_error
+    assert kind in execution.detail
+
+
+def test_an_exception_of_the_programs_own_is_caught_as_its_base_with_its_message(script: Any) -> None:
+    program = "class MyErr(ValueError): pass\ndef f(x): raise MyErr('bad')"
+    caught = "try:\n    candidate(1)\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'bad', str(e)"
+    assert script(program, caught).status == Status.passed
+    assert script(program, "candidate(1)").detail == "MyErr: bad"
+    forged = "class AssertionError(ArithmeticError): pass\ndef f(x): raise AssertionError"
+    missed = "try:\n    candidate(1)\nexcept AssertionError:\n    pass"
+    assert script(forged, missed).status == Status.runtime_error
+
+
+def test_a_standard_helper_that_a_script_forgot_to_import_is_the_judges(script: Any) -> None:
+    program = "def f(x): return 3\ndef isclose(*a): return True\ndef same(*a): return True"
+    assert script(program, "assert isclose(candidate(1), 2)").status == Status.wrong
+    assert script(program, "assert isclose(candidate(1), 3)").status == Status.passed
+    assert script(program, "assert same(f(1), 2)").status == Status.passed  # nobody else has a `same`
+    own = "def gcd(a, b): return 7"
+    assert script(own, "assert gcd(2, 4) == 7", entry_point="gcd").status == Status.passed
+    assert script(own, "assert gcd(2, 4) == 7", entry_point=None).status == Status.passed
+    assert script(own, "assert gcd(2, 4) == 7", entry_point="other").status == Status.passed  # else nothing is tested
+
+
+def test_the_order_of_an_ordered_dict_counts(script: Any) -> None:
+    test = "from collections import OrderedDict\nassert candidate() == OrderedDict([(2, 1), (1, 2)])"
+    program = "from collections import OrderedDict\ndef f(): return OrderedDict("
+    assert script(program + "[(2, 1), (1, 2)])", test).status == Status.passed
+    assert script(program + "[(1, 2), (2, 1)])", test).status == Status.wrong
+
+
+def test_values_beyond_the_judges_memory_are_the_programs(script: Any, box: Any) -> None:
+    judge = box._workers[0].judge.pid
+    execution = script("def f(): return 3 * 10**8", "assert [0] * candidate() == 1")  # 2.4 GB
+    assert execution.status == Status.memory, execution
+    assert box._workers[0].judge.pid == judge
 
 
 def test_arguments_arrive_as_copies(script: Any) -> None:

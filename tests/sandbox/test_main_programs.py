@@ -30,6 +30,10 @@ CORRECT = {
     "closes stdout": "import sys\nprint(6)\nsys.stdout.close()",
     "file left open": "out = open(1, 'w', closefd=False)\nout.write('6\\n')",
     "replaced with text pending": "import sys, io\nprint(6)\nsys.stdout = io.StringIO()",
+    "text kept until the end": "import atexit, io, sys\nheld = io.StringIO()\nsys.stdout = held\n"
+    "atexit.register(lambda: sys.__stdout__.write(held.getvalue()))\nprint(6)",
+    "output object of its own": "import io, os, sys\nclass Out(io.IOBase):\n    held = b''\n    def write(self, text): self.held += text.encode()\n"
+    "    def flush(self):\n        os.write(1, self.held)\n        self.held = b''\nsys.stdout = Out()\nprint(6)",
     "global": "total = 0\ndef add(x):\n    global total\n    total += x\ninput()\nfor x in input().split(): add(int(x))\nprint(total)",
     "main guard": "def main():\n    print(6)\nif __name__ == '__main__':\n    main()",
     "import main": "import __main__\nvalue = 6\nprint(__main__.value)",

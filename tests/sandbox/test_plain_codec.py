@@ -36,7 +36,7 @@ values = st.recursive(
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("itdszbycqvgrFDTfoux"), inner, max_size=2)
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("itdOszbycqvgrFDTfoux"), inner, max_size=2)
     ),
     max_leaves=20,
 )
@@ -79,7 +79,10 @@ def test_hostile_bytes_are_json_or_garbled(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"[" * 100_000, b"9" * 10_000, b'{"i":"0x' + b"f" * 3_000_000 + b'"}', b"NaN", b'{"f":"1e5"}', b'{"c":[1,2]}',
-     b'{"T":["eval","1"]}', b'{"s":[[1]]}', b'{"d":[[1]]}', b'{"F":[1,0]}', b'{"zz":1}', b'{"t":1,"s":2}',
+     b'{"T":["eval","1"]}', b'{"s":[[1]]}', b'{"d":[[1]]}', b'{"F":[1,0]}', b'{"F":["1e9999999"]}', b'{"zz":1}',
+     b'{"r":[0,10000000,1]}',
+     b'{"r":[0,1' + b"0" * 40 + b',1]}', b"[" * 200 + b'{"D":"1"}' + b"]" * 200, b'{"g":[' + b"0," * 100_000 + b"0]}",
+     b'{"i":"0x' + b"f" * 1_048_577 + b'"}', b'{"T":["timedelta",[1e308,0,0]]}', b'{"t":1,"s":2}',
      b'{"D":"' + b"9" * 20_000 + b'"}', b'{"t":' * 300 + b"[]" + b"}" * 300, b'{"s":[' + b",".join(
          b'{"i":"%s"}' % hex(k * (2**61 - 1)).encode() for k in range(1, 1000)) + b"]}"],
     ids=lambda data: data[:12].decode(),
@@ -153,7 +156,24 @@ def test_everything_else_is_opaque_and_equal_to_nothing() -> None:
         plain.encode([returned], strict=True)
 
 
+def test_what_can_be_decoded_can_be_encoded_again() -> None:
+    deepest: Any = Decimal(1)
+    for _ in range(plain.MAX_DEPTH - 1):
+        deepest = [deepest]
+    for value in (deepest, (1 << plain.MAX_INT_BITS) - 1, Decimal("9" * plain.MAX_NUMERAL), range(plain.MAX_RANGE)):
+        assert there_and_back(value) == value
+    with pytest.raises(plain.TooLarge):
+        plain.encode([deepest])
+
+
+def test_an_ordered_dict_keeps_its_type_and_order() -> None:
+    pairs = [("b", 1), ("a", [2])]
+    assert same(there_and_back(collections.OrderedDict(pairs)), collections.OrderedDict(pairs))
+    assert there_and_back(collections.OrderedDict(pairs)) != collections.OrderedDict(pairs[::-1])
+    assert there_and_back(collections.OrderedDict(pairs)) == dict(pairs[::-1])
+
+
 def test_endless_and_huge_values_are_refused() -> None:
-    for value in (itertools.count(), 1 << (plain.MAX_INT_BITS + 1)):
+    for value in (itertools.count(), 1 << (plain.MAX_INT_BITS + 1), range(10**30), range(10**7), Decimal("9" * 10_001)):
         with pytest.raises(plain.TooLarge):
             plain.encode(value)

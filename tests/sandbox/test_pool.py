@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError, SandboxUnavailable, UnknownName
-from harness.sandbox import open_sandbox, plain, pool, worker
+from harness.sandbox import open_sandbox, plain, pool, worker, zygote
 from harness.types import Job, Limits, Status
 from harness.types import Test as Case
 
@@ -135,6 +136,29 @@ def test_judge_that_always_dies_is_our_failure(make_job: Any) -> None:
         assert execution.status == Status.sandbox_error
         assert "the judge ended" in execution.detail
         assert [statuses(e) for _, e in box.run([make_job(SQUARE, IS_NINE)])] == [[Status.passed]]
+
+
+def test_no_room_for_a_worker_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(SandboxUnavailable, match="use fewer workers"):
+        open_sandbox(workers=1)
+
+
+def test_a_fork_is_tried_again_while_threads_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_tries = 0
+
+    def fork() -> int:
+        nonlocal n_tries
+        n_tries += 1
+        if n_tries < 3:
+            raise BlockingIOError
+        return 7
+
+    monkeypatch.setattr(os, "fork", fork)
+    assert zygote.fork_patiently() == 7
 
 
 def test_bad_use_is_refused(box: Any, make_job: Any) -> None:
