@@ -9,9 +9,9 @@ trap 'rm -rf "$folder"' EXIT
 "$1" -m venv "$folder/venv"
 "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
   --constraint "$root/constraints.txt" "$(echo "$folder"/dist/*.whl)[math]"
-mkdir -p "$folder/work/tasks"
-echo 'raise ImportError("the user'"'"'s own tasks package was imported")' >"$folder/work/tasks/__init__.py"
-cd "$folder/work"
+mkdir -p "$folder/elsewhere/tasks"
+echo 'raise ImportError("the user'"'"'s own tasks package was imported")' >"$folder/elsewhere/tasks/__init__.py"
+cd "$folder/elsewhere"
 "$folder/venv/bin/harness" ls
 for system in careful hasty; do
   "$folder/venv/bin/harness" eval --tasks first_steps --model first_steps --model_args "system=$system" --k 1,2,4 \
