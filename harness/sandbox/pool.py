@@ -1,8 +1,9 @@
 """Streams jobs through the workers: the object that `open_sandbox` returns.
 
 Main class: `Pool`. Jobs are pulled in the calling thread while a worker is idle, results come as they are finished.
-Equal programs of one problem run once. A program that ran out of wall clock only, or whose judge died, runs again alone
-at the end. Not handled: several runs of one pool at the same time (refused).
+Equal programs of one problem run once. One that is slow is parked where it is, with all of its limits, and a spare
+worker takes its place: an infinite loop holds up nobody. A program that ran out of wall clock only, or whose judge
+died, runs again alone at the end. Not handled: several runs of one pool at the same time (refused).
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ class Pool:
         self._all_tests = all_tests
         self._running = False
         self._closed = False
-        self._workers: list[Worker | None] = [None] * workers
+        self._looked_at = 0.0
+        self._n_workers = workers
+        # the second half are spare ones, started when first needed: more than one of them for each core would make
+        # programs run out of wall clock that only wait for the CPU
+        self._workers: list[Worker | None] = [None] * (2 * workers)
         try:
             for position in range(workers):
                 self._workers[position] = worker.start(tier, limits)
@@ -91,18 +96,18 @@ class Pool:
         """Everything but what must be repeated alone, until the source ends or too many jobs wait for such a one."""
         busy: dict[int, Worker] = {}
         while True:
-            idle = [position for position in range(len(self._workers)) if position not in busy]
-            if idle and not stream.exhausted and stream.n_waiting < MAX_REMEMBERED:
+            position = self._free(busy, stream)
+            if position is not None:
                 job, known = stream.pull()
                 if job is not None and known is not None:
                     yield job, known
                 elif job is not None:
-                    busy[idle[0]] = self._give(idle[0], job)
+                    busy[position] = self._give(position, job)
                 if not busy:
                     continue
             elif not busy:
                 return
-            can_pull = len(busy) < len(self._workers) and not stream.exhausted and stream.n_waiting < MAX_REMEMBERED
+            can_pull = self._free(busy, stream) is not None
             for position in self._ready(busy, 0.0 if can_pull else None):
                 job, executions = self._collect(busy[position])
                 if job is not None:
@@ -112,12 +117,22 @@ class Pool:
                 elif job is not None and executions is not None:
                     yield from stream.finish(job, executions)
 
+    def _free(self, busy: dict[int, Worker], stream: _Stream) -> int | None:
+        """Where the next job is to run; None if it must wait, or there is none. Slow programs count as parked."""
+        if stream.exhausted or stream.n_waiting >= MAX_REMEMBERED:
+            return None
+        if sum(self._looked_at < each.slow_at for each in busy.values()) >= self._n_workers:
+            return None
+        return next((position for position in range(len(self._workers)) if position not in busy), None)
+
     def _ready(self, busy: dict[int, Worker], timeout: float | None) -> list[int]:
-        """Positions of the workers with news, or beyond their last deadline."""
+        """Positions of the workers with news, or beyond their last deadline; none if one has just become slow."""
         if timeout is None:
-            timeout = max(0.0, min(each.give_up_at for each in busy.values()) - time.monotonic())
+            now = time.monotonic()
+            times = [t for each in busy.values() for t in (each.give_up_at, each.slow_at) if t >= self._looked_at]
+            timeout = max(0.0, min(times, default=now) - now)
         ready = {id(each) for each in worker.wait_any(list(busy.values()), timeout)}
-        now = time.monotonic()
+        self._looked_at = now = time.monotonic()
         return [position for position, each in busy.items() if id(each) in ready or now > each.give_up_at]
 
     def _give(self, position: int, job: Job) -> Worker:
@@ -162,7 +177,8 @@ class Pool:
         """A second and last try, with no other worker busy."""
         each = self._give(0, job)
         while each.job is not None:
-            self._ready({0: each}, None)
+            if not self._ready({0: each}, None):
+                continue
             try:
                 if time.monotonic() > each.give_up_at:
                     worker.kill(each)

@@ -105,6 +105,25 @@ def test_sleeping_counts_only_after_a_second_run_and_loops_at_once(make_job: Any
     assert all(by_index[index].status == Status.passed for index in range(2, 6))
 
 
+def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> None:
+    loops = [make_job(f"while True: pass  # {index}", IS_NINE, index=index) for index in range(2)]
+    quick = [make_job(f"{SQUARE}# {index}", IS_NINE, index=index) for index in range(2, 40)]
+    late = make_job("sum(range(10**7))\n" + SQUARE, IS_NINE, index=40)
+    with open_sandbox(workers=1, limits=Limits(cpu_s=1, wall_s=6)) as box:
+        started = time.monotonic()
+        times = {}
+        found = {}
+        for job, (execution,) in box.run([loops[0], *quick, late, loops[1]]):
+            times[job.completion.index] = time.monotonic() - started
+            found[job.completion.index] = execution
+        assert sum(each is not None for each in box._workers) == 2
+    assert max(times[index] for index in range(2, 40)) < times[0]
+    assert all(found[index].status == Status.passed for index in range(2, 41))
+    for index in (0, 1):
+        assert found[index].status == Status.timeout
+        assert (found[index].cpu_s or 0) > 0.9
+
+
 @pytest.mark.parametrize("victim", ["judge", "zygote"])
 def test_a_dead_worker_costs_no_verdict(make_job: Any, victim: str) -> None:
     slow = "import time\ntime.sleep(0.5)\n" + SQUARE
@@ -123,9 +142,10 @@ def test_a_dead_worker_costs_no_verdict(make_job: Any, victim: str) -> None:
 def test_answer_that_takes_the_judge_for_ever_is_a_timeout(box: Any, make_job: Any) -> None:
     collide = "def f(x): return [k * (2**61 - 1) for k in range(60000)]"
     hashing = Case(id="0", kind="script", input="assert len(set(candidate(1))) == 1")
-    results = list(box.run([make_job(collide, hashing), make_job("def f(x): return [1]", hashing, index=1)]))
-    assert [statuses(executions) for _, executions in results] == [[Status.timeout], [Status.passed]]
-    assert "judging" in results[0][1][0].detail
+    jobs = [make_job(collide, hashing), make_job("def f(x): return [1]", hashing, index=1)]
+    found = {job.completion.index: execution for job, (execution,) in box.run(jobs)}
+    assert [found[index].status for index in (0, 1)] == [Status.timeout, Status.passed]
+    assert "judging" in found[0].detail
 
 
 def test_judge_that_always_dies_is_our_failure(make_job: Any) -> None:
