@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import InputError, SandboxUnavailable
 from harness.sandbox import plain, worker
-from harness.sandbox.tiers import PROBE, Tier, version
+from harness.sandbox.tiers import Tier, probe, version
 from harness.sandbox.worker import Worker, WorkerDied
 from harness.types import Completion, Execution, Job, Limits, Problem, Status, Test
 
@@ -200,16 +200,17 @@ class Pool:
                 self._workers[position] = None
 
     def _keep_promises(self) -> None:
-        """Runs a program that tries to break each promise; SandboxUnavailable if it can."""
+        """Runs a program that tries to break each promise, twice; SandboxUnavailable if it can."""
         test = Test(id="probe", kind="stdio", input="", expected="")
         problem = Problem(id="probe", task="sandbox", prompt="", tests=(test,))
-        completion = Completion(problem_id="probe", index=0, text="", program=PROBE)
-        ((_, (execution,)),) = list(self.run([Job(problem=problem, completion=completion)]))
-        if execution.status != Status.passed:
-            raise SandboxUnavailable(
-                f"the sandbox does not keep what it promises here ({execution.status}: {execution.detail} "
-                f"{execution.stdout or ''}): do not run untrusted programs on this machine."
-            )
+        completion = Completion(problem_id="probe", index=0, text="", program=probe(self._tier.name))
+        for _ in range(2):
+            ((_, (execution,)),) = list(self.run([Job(problem=problem, completion=completion)]))
+            if execution.status != Status.passed:
+                raise SandboxUnavailable(
+                    f"the sandbox does not keep what it promises here ({execution.status}: {execution.detail} "
+                    f"{execution.stdout or ''}): do not run untrusted programs on this machine."
+                )
 
 
 class _Stream:

@@ -72,9 +72,12 @@ def start(tier: Tier, limits: Limits) -> Worker:
     ours, judges = socket.socketpair()
     judge_control, zygote_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with judges, judge_control, zygote_control:
-        zygote = _spawn(
-            tier.zygote, {"control": zygote_control.fileno(), "memory_bytes": limits.memory_bytes}, [zygote_control]
-        )
+        options = {
+            "control": zygote_control.fileno(),
+            "memory_bytes": limits.memory_bytes,
+            "walls": tier.name == "namespaces",
+        }
+        zygote = _spawn(tier.zygote, options, [zygote_control])
         judge = _spawn(
             tier.judge, {"parent": judges.fileno(), "control": judge_control.fileno()}, [judges, judge_control]
         )
