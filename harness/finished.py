@@ -76,7 +76,13 @@ class _Stored:
 
 
 def rescore(
-    path: Path, *, limits: Limits, workers: int | None = None, k: str | None = None, progress: Progress = silent
+    path: Path,
+    *,
+    limits: Limits,
+    workers: int | None = None,
+    tier: str = "auto",
+    k: str | None = None,
+    progress: Progress = silent,
 ) -> tuple[Results, list[str]]:
     """Grades every completion of a run again with today's grader; gives the results and the changed verdicts in words.
 
@@ -89,7 +95,7 @@ def rescore(
     with contextlib.ExitStack() as stack:
         sandbox = None
         if any(problem.tests for task in tasks for problem in task.problems):
-            sandbox = stack.enter_context(contextlib.closing(open_sandbox(workers=workers, limits=limits)))
+            sandbox = stack.enter_context(contextlib.closing(open_sandbox(workers=workers, limits=limits, tier=tier)))
         made = manifest.make(
             {record.spec: task for record, task in zip(old.tasks, tasks, strict=True)},
             task_args={record.spec: record.args for record in old.tasks},
