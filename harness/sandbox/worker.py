@@ -28,8 +28,6 @@ from harness.types import Job, Limits, Problem, Test
 START_S = 60.0
 STOP_S = 5.0
 EXIT_S = 1.0
-SLOW_S = 0.25
-"""A job without news for so long is parked: another may start beside it."""
 GRACE_S = 10.0
 """Beyond what the judge's own alarm allows, before the parent kills it."""
 
@@ -62,7 +60,7 @@ class Worker:
     problem: Problem | None = None
     job: Job | None = None
     give_up_at: float = 0.0
-    slow_at: float = 0.0
+    limits: Limits | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
     buffer: bytearray = field(default_factory=bytearray)
 
@@ -133,10 +131,10 @@ def submit(worker: Worker, job: Job, limits: Limits, *, all_tests: bool) -> None
     if job.problem is not worker.problem:
         message["tests"] = [_test_message(test) for test in job.problem.tests]
         message["entry_point"] = job.problem.entry_point
-        message["limits"] = {name: getattr(limits, name) for name in limits.__struct_fields__}
         message["all_tests"] = all_tests
-    worker.problem, worker.job, worker.reports = job.problem, job, []
-    worker.slow_at = time.monotonic() + SLOW_S
+    if limits is not worker.limits:
+        message["limits"] = {name: getattr(limits, name) for name in limits.__struct_fields__}
+    worker.problem, worker.limits, worker.job, worker.reports = job.problem, limits, job, []
     patience = limits.wall_s + limits.cpu_s + GRACE_S
     worker.give_up_at = time.monotonic() + patience * max(1, len(job.problem.tests))
     try:
@@ -172,7 +170,6 @@ def collect(worker: Worker) -> list[dict[str, Any]] | None:
             worker.job = None
             return worker.reports
         worker.reports.extend(message["reports"])
-        worker.slow_at = time.monotonic() + SLOW_S
     return None
 
 

@@ -117,7 +117,6 @@ def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> No
         for job, (execution,) in box.run([loops[0], *quick, late, loops[1]]):
             times[job.completion.index] = time.monotonic() - started
             found[job.completion.index] = execution
-        assert sum(each is not None for each in box._workers) == 2
     assert max(times[index] for index in range(2, 40)) < times[0]
     assert all(found[index].status == Status.passed for index in range(2, 41))
     for index in (0, 1):
