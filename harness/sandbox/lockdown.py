@@ -23,6 +23,8 @@ class Confinement(NamedTuple):
     rules: int
     """File descriptor of the Landlock rules."""
     calls: seccomp.Filter
+    capabilities: bool
+    """Are there any left to drop?"""
 
 
 def prepare(*, memory_bytes: int, judge: bool = False, writable: str | None = None) -> Confinement:
@@ -38,6 +40,7 @@ def prepare(*, memory_bytes: int, judge: bool = False, writable: str | None = No
         calls=seccomp.Filter(
             seccomp.build(judge=judge, files=writable is not None, refuse_truncation=old_landlock and writable is None)
         ),
+        capabilities=writable is not None,
     )
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if writable is None:
@@ -70,6 +73,8 @@ def grow_stack(size: int) -> None:
 
 def confine(confinement: Confinement) -> None:
     """After this the process can compute and talk over what it holds open, and little else."""
+    if confinement.capabilities:
+        syscalls.drop_capabilities()
     syscalls.call("landlock_restrict_self", confinement.rules, 0)
     confinement.calls.install()
 

@@ -72,7 +72,6 @@ def run_child(descriptors: list[int], cpu_s: int, confinement: lockdown.Confinem
     for target, descriptor in enumerate(standard):
         os.dup2(descriptor, target)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))  # SIGXCPU, then SIGKILL
-    syscalls.drop_capabilities()
     lockdown.confine(confinement)
     os.dup2(channel, 3)
     syscalls.close_from(4)

@@ -124,6 +124,24 @@ def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> No
         assert (found[index].cpu_s or 0) > 0.9
 
 
+def test_problems_whose_right_programs_are_slow_are_given_time_at_once(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, given = worker.submit, []
+
+    def submit_and_note(each: worker.Worker, job: Job, limits: Limits, *, all_tests: bool) -> None:
+        given.append((job.completion.index, limits.wall_s))
+        submit(each, job, limits, all_tests=all_tests)
+
+    monkeypatch.setattr(pool, "MAX_ASIDE", 1)
+    first = make_job("import time\ntime.sleep(0.4)\n" + SQUARE, IS_NINE)
+    second = Job(problem=first.problem, completion=make_job(f"{SQUARE}# other", IS_NINE, index=1).completion)
+    with open_sandbox(workers=1, limits=Limits(wall_s=6)) as box:
+        monkeypatch.setattr(worker, "submit", submit_and_note)
+        assert [statuses(executions) for _, executions in box.run([first, second])] == [[Status.passed]] * 2
+    assert given == [(0, pool.FIRST_TRY_S), (0, 6), (1, 6)]
+
+
 @pytest.mark.parametrize("victim", ["judge", "zygote"])
 def test_a_dead_worker_costs_no_verdict(make_job: Any, victim: str) -> None:
     slow = "import time\ntime.sleep(0.5)\n" + SQUARE
