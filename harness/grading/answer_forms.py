@@ -3,7 +3,9 @@ r"""Maths answers as text: `normalise` gives the canonical form, `as_number` the
 Only text and exact rational arithmetic: nothing here evaluates what a model wrote. `normalise(normalise(x))` is
 `normalise(x)`. Numbers become `n` or `p/q` in lowest terms, whatever they were written as (`1{,}000`, `.50`, `\frac12`,
 `3\frac{1}{2}`, `2.5\times10^3`, `1.2 million`); LaTeX spacing, sizes, dollars, degrees, percent signs, units and a
-leading `x =` are dropped; a list keeps its order.
+leading `x =` or `f(x) =` are dropped; a list keeps its order. Space between digits is kept (`1 2` is not 12), and so is
+a space that makes a list of `1, 234`. Words after a number are dropped if they are units, or a thing counted: anything
+in `\text{}` that does not change the value, and one plural outside it.
 
 Not handled: units are dropped and not converted (5 cm and 5 m have one form), algebra (`x+1` and `1+x` have two: see
 `harness.grading.symbolic`), decimal commas, numbers as words.
@@ -24,10 +26,13 @@ _CHARACTERS = str.maketrans(
         "−": "-", "–": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "*": r"\cdot ", "π": r"\pi ",
         "∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ",
         "√": r"\sqrt ", "²": "^2", "³": "^3", "½": r"\frac12", "¼": r"\frac14", "¾": r"\frac34", "，": ",",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "~": " ", "\0": "",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "~": " ", "\0": "", "≈": r"\approx ",
     }
 )  # fmt: skip
-_TEXT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname)\s*\{([^{}]*)\}"
+_TEXT = (
+    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname)"
+    r"\s*\{((?:[^{}]|\^\{[23]\})*)\}"
+)
 _POWER = r"(?:\s*\^\s*\{?[23]\}?)?"
 _LETTERS_ONLY_IN_COMMANDS = re.compile(r"(?:\\[a-zA-Z]+|[^a-zA-Z\\])+")
 _TEXT_UNIT = re.compile(rf"^(.*[0-9}}i])\s*{_TEXT}{_POWER}$", re.DOTALL)
@@ -35,11 +40,42 @@ _WORD_UNIT = re.compile(rf"^(.*[0-9}}])\s+([a-zA-Z][a-zA-Z.\s]*){_POWER}$", re.D
 _SHORT_UNIT = re.compile(
     rf"^(.*[0-9}}])\s*(?:cm|mm|km|kg|mg|ft|in|mi|lbs?|oz|hrs?|mins?|secs?|mph|yd|ml|mL){_POWER}$", re.DOTALL
 )
-_NOT_UNITS = frozenset(
-    {"and", "or", "thousand", "million", "billion", "trillion", "hundred", "dozen", "am", "pm", "mod", "base", "to"}
+_UNITS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        mm cm dm m km in ft yd mi inch inches foot feet yard yards mile miles meter meters metre metres
+        millimeter millimeters centimeter centimeters kilometer kilometers centimetre centimetres kilometre kilometres
+        mg g kg lb lbs oz gram grams kilogram kilograms pound pounds ounce ounces ton tons tonne tonnes
+        ms s sec secs second seconds min mins minute minutes h hr hrs hour hours day days week weeks month months
+        yr yrs year years l ml liter liters litre litres milliliter milliliters gal gallon gallons quart quarts pint
+        pints cup cups tablespoon tablespoons teaspoon teaspoons cc acre acres hectare hectares
+        dollar dollars cent cents usd eur euro euros gbp rupee rupees yen
+        degree degrees deg radian radians rad percent mph kmh kph n j w v k c f newton newtons joule joules watt watts
+        volt volts hz hertz celsius fahrenheit kelvin unit units square sq cubic cu per
+        """,
+    )
 )
-_PREFIX = re.compile(r"^(?:\\?[a-zA-Z]|\\[a-z]+)(?:_\{?\w\}?)?(?:\([a-zA-Z]\))?\s*(?:=|\\in(?![a-zA-Z]))(?!=)")
-_RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|in)(?![a-zA-Z])")
+_COUNTED = frozenset(
+    ("way", "people", "person", "child", "children", "man", "men", "woman", "women", "page", "point", "digit")
+)
+_CHANGES_VALUE = re.compile(
+    r"half|halves|halved|thirds?|quarters?|[a-z]+(?:f|[xnr]|igh|ieh?|ven|el[fv]|ie|red|and|ion)ths?|"
+    r"ones?|twos?|threes?|fours?|fives?|six(?:es)?|sevens?|eights?|nines?|tens?|eleven|twelve|zeros?|[a-z]+teen|[a-z]+ty|"
+    r"dozens?|scores?|hundreds?|thousands?|[a-z]*illions?|pairs?|twice|doubled?|tripled?|"
+    r"squared|cubed|squares|cubes|roots?|powers?|factorial|logs?|pi|sqrt|infinity|minus|plus|times|over|by|divided|"
+    r"multiplied|negative|less|more|fewer|than|is|are|was|not|no|none|nor|or|and|but|except|without|wrong|of|to|from|"
+    r"mod|modulo|base|am|pm"
+)
+_GREEK = (
+    r"\\(?:var)?(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|"
+    r"chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega)(?![a-zA-Z])"
+)
+_SUBSCRIPT = r"(?:\s*_\s*(?:[0-9a-zA-Z]|\{[^{}=]*\}))?"
+NAME = rf"(?:[a-zA-Z]|{_GREEK}){_SUBSCRIPT}(?:\s*\(\s*[a-zA-Z]\s*\))?"
+"""A symbol, or a function of one: what may stand before `=` without being a part of the answer."""
+_PREFIX = re.compile(rf"^{NAME}\s*(?:=|\\in(?![a-zA-Z]))(?!=)")
+_RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|in|approx|sim|simeq|cong|equiv)(?![a-zA-Z])")
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -65,6 +101,7 @@ _REWRITES = tuple(
         (r"([\^_])\s*([0-9a-zA-Z])(?![0-9a-zA-Z])", r"\1{\2}"),
     )
 )
+_LAST_WORDS = re.compile(r"(?:\\(?:text|textrm|textbf|mathrm|mbox)\s*\{\s*|[0-9}]\s+)([a-zA-Z][a-zA-Z\s]*)\}?[\s.$]*\Z")
 _HALF_OF_DAY = re.compile(r"(?<=[0-9])\s*([aApP])\.?\s*[mM]\.?$")
 _DECIMAL = r"(?:(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGNED = rf"(?:[+-]\s*)?{_DECIMAL}"
@@ -139,7 +176,7 @@ def _rewrite(text: str) -> str:
     text = re.sub(r"(?<=[0-9}])\s+(?:or|and)\s+(?=[-+0-9\\])", ", ", text)
     text = text.strip().rstrip(".,;: \t\n") if not text.rstrip().endswith("\\ ") else text
     prefix = _PREFIX.match(text)
-    if prefix and not _RELATION.search(text[prefix.end() :]):
+    if prefix and not _RELATION.search(outside_brackets(text[prefix.end() :])):
         text = text[prefix.end() :].strip()
     if choice := re.fullmatch(r"\(([A-J])\)|([A-J])[.):]", text):
         return choice[1] or choice[2]
@@ -151,7 +188,7 @@ def _rewrite(text: str) -> str:
 def _unwrap(text: str) -> str:
     """Without a `\\boxed{...}` or braces around everything."""
     match = re.match(r"(?:\\(?:boxed|fbox)\s*)?\{", text)
-    if match and _closes_at_end(text, match.end() - 1):
+    if match and closes_at_end(text, match.end() - 1):
         return text[match.end() : -1].strip()
     return text
 
@@ -170,10 +207,29 @@ def _drop_unit(text: str) -> str:
         return match[1] if _LETTERS_ONLY_IN_COMMANDS.fullmatch(match[1]) else text
     else:
         return text
-    named = words.replace(".", "").casefold().split()
-    if not named or _NOT_UNITS.intersection(named) or not re.fullmatch(r"[a-zA-Z.\s/^0-9'-]*", words):
-        return text
-    return body.strip()
+    return body.strip() if is_unit(words, spelt_as_text=text.endswith("}") or "\\" in text[len(body) :]) else text
+
+
+def is_unit(words: str, *, spelt_as_text: bool) -> bool:
+    """Whether words after a number leave its value alone: units, or a thing counted (freer inside `\\text{}`)."""
+    bare = re.sub(r"(?<=[a-zA-Z])\s*\^\s*\{?[23]\}?|(?<=[a-zA-Z])[23](?![0-9])", "", words)
+    if not re.fullmatch(r"\s*[a-zA-Z]+(?:[\s.-]+[a-zA-Z]+|\s*/\s*[a-zA-Z]+)*[\s.]*", bare):
+        return False
+    named = re.findall(r"[a-z]+", bare.casefold())
+    others = [word for word in named if word not in _UNITS and word not in _COUNTED]
+    if any(len(word) < 2 or _CHANGES_VALUE.fullmatch(word) for word in others):
+        return False
+    return spelt_as_text or not others or (len(others) == 1 and others[0].endswith("s") and len(others[0]) > 3)
+
+
+def other_units(answer: str, reference: str) -> bool:
+    """Whether both texts end in words and these say different things counted; known units are not told apart."""
+    ends = [_LAST_WORDS.search(text) for text in (answer, reference)]
+    words = [re.findall(r"[a-z]+", end[1].casefold()) for end in ends if end]
+    if len(words) < 2 or any(set(part) <= _UNITS for part in words):
+        return False
+    first, second = (" ".join(word.removesuffix("s") for word in part) for part in words)
+    return first != second
 
 
 def _element(text: str) -> str:
@@ -183,7 +239,7 @@ def _element(text: str) -> str:
     if number is not None:
         return str(number)
     opening = 2 if text.startswith("\\{") else 1
-    if text[opening - 1 : opening] in tuple(_OPEN) and _closes_at_end(text, opening - 1):
+    if text[opening - 1 : opening] in tuple(_OPEN) and closes_at_end(text, opening - 1):
         closing = 2 if text.endswith("\\}") else 1
         parts = split_list(text[opening:-closing])
         if len(parts) > 1:
@@ -197,7 +253,7 @@ def _expression(text: str) -> str:
     if number is not None:
         return str(number)
     text = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\0", text.strip())  # `\pi r` is not `\pir`
-    text = re.sub(r"(?<=[0-9])\s+(?=[0-9])", "\0", text)
+    text = re.sub(r"(?<=[0-9.])\s+(?=[0-9.])|(?<=[0-9],)\s+(?=[0-9])", "\0", text)
     text = re.sub(r"\s+", "", text).replace("\0", " ")
     return text.casefold() if re.fullmatch(r"[a-zA-Z]{3,}", text) else text
 
@@ -217,6 +273,17 @@ def split_list(text: str) -> list[str]:
     return parts
 
 
+def outside_brackets(text: str) -> str:
+    """The text without its brackets and what is in them."""
+    depth, outside = 0, []
+    for character in text:
+        depth += character in _OPEN
+        if depth <= 0:
+            outside.append(character)
+        depth -= character in _CLOSE
+    return "".join(outside)
+
+
 def nesting(text: str) -> int:
     """The deepest bracket of a text."""
     depth = deepest = 0
@@ -226,7 +293,7 @@ def nesting(text: str) -> int:
     return deepest
 
 
-def _closes_at_end(text: str, opening: int) -> bool:
+def closes_at_end(text: str, opening: int) -> bool:
     """Whether the bracket at `opening` is closed by the last character; intervals may mix their brackets."""
     depth = 0
     for place in range(opening, len(text)):

@@ -2,13 +2,16 @@ r"""Maths answers: what a text gives as its answer, whether that equals the refe
 
 `grade` is the main function. `equal` decides in this order: the canonical forms are the same text (`normalise`); both
 are exact numbers, compared as fractions; else math-verify, in a process of its own with a time limit, compares them as
-mathematics. There is NO tolerance: 0.333 is not 1/3 and 1.414214 is not the root of 2 (only decimals inside a longer
-expression are left to math-verify, which counts 6 places). Model text is never evaluated in this process.
+mathematics. There is NO tolerance: 0.333 is not 1/3 and 1.414214 is not the root of 2, in a list or matrix neither.
+Model text is never evaluated in this process.
 
-`50\%` equals both `50` (benchmarks write either) and `0.5`; `4210` equals `4210_5`, but `4210_6` does not.
+`50\%` equals both `50` (benchmarks write either) and `0.5`; `4210` equals `4210_5`, but `4210_6` does not. `x = 5` and
+`f(x) = 5` equal `5`; no other equation, and nothing approximate, equals a bare value. A list without brackets equals
+the same list in any order, a set of as many members, and the tuple (...) in this order; else brackets must be the same,
+and [...] equals only itself. A division by zero and a text with a box left in it equal nothing.
 
-Not handled: answers with several parts in prose; an inequality where an interval is wanted; units are ignored, so
-"5 cm" equals "5 m".
+Not handled: answers with several parts in prose; an inequality where an interval is wanted; names like `AB =` or
+`P(A, B) =`; known units are ignored, so "5 cm" equals "5 m", but "5 \text{ apples}" is not "5 \text{ pears}".
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ from collections.abc import Sequence
 
 from harness.errors import InputError
 from harness.grading import symbolic
-from harness.grading.answer_forms import MAX_LENGTH, as_number, nesting, normalise, split_list
+from harness.grading.answer_forms import (
+    MAX_LENGTH,
+    NAME,
+    as_number,
+    closes_at_end,
+    nesting,
+    normalise,
+    other_units,
+    outside_brackets,
+    split_list,
+)
 from harness.types import Completion, Execution, Problem, Status, Verdict
 
 __all__ = [
@@ -35,7 +48,9 @@ __all__ = [
 TIMEOUT_S = 5.0
 MAX_NESTING = 40
 """Brackets deeper than this are compared as text only: math-verify's reader needs seconds for them."""
-_BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+MAX_PARTS = 8
+"""Members of an unordered list that are compared each with each; longer lists are compared as text only."""
+_BOX_TOKEN = re.compile(r"(?<!\\)\\+(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+((?:\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s$\\{}])+)")
 _MINUS = "-−–"
 _NUMBER_IN_TEXT = re.compile(
@@ -45,6 +60,11 @@ _NUMBER_IN_TEXT = re.compile(
 _BASE = re.compile(r"(-?[0-9][0-9a-zA-Z]*)_\{([0-9]+)\}")
 _WORD = re.compile(r"[a-zA-Z]{4,}|[0-9:.]+[ap]m", re.IGNORECASE)
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge)(?![a-zA-Z])")
+_ABOUT = re.compile(r"\\(?:approx|approxeq|sim|simeq|cong|doteq)(?![a-zA-Z])")
+_BOX_LEFT = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_UNDEFINED = re.compile(r"-?(?:\\frac\{[^{}]*\}\{0+(?:\.0*)?\}|[0-9.]+/0+(?:\.0*)?)")
+_SPACED_DIGITS = re.compile(r"[0-9.]\s+[0-9.]")
+_ASSIGNMENT = re.compile(rf"({NAME})\s*=([^=<>]+)")
 _NAMED = re.compile(r"\s*\$?\s*([a-zA-Z])\s*=(?!=)")
 
 
@@ -102,11 +122,87 @@ def equal(answer: str, reference: str, *, timeout_s: float = TIMEOUT_S) -> bool 
         return decided
     if _RELATION.search(form) or _RELATION.search(wanted):
         form, wanted = _with_name(answer, form), _with_name(reference, wanted)  # y - 2x = 0 is y = 2x, not 2x
-    if wanted[0] == "(" and wanted[-1] == ")" and len(split_list(form)) > 1:
-        form = f"({form})"  # a bare list would be read as a set, and the pair (1,2) is not (2,1)
-    if form == wanted:
-        return True
-    return symbolic.compare(form, wanted, timeout_s=timeout_s)
+        if _is_equation(form) != _is_equation(wanted):
+            form, wanted = _values(form), _values(wanted)
+            if _is_equation(form) != _is_equation(wanted):
+                return False  # an equation and a value
+    return _equal_in_parts(form, wanted, timeout_s)
+
+
+def _is_equation(form: str) -> bool:
+    return "=" in outside_brackets(form)
+
+
+def _values(form: str) -> str:
+    """`1, 2` of `x=1, x=2` and `(1,2)` of `x=1, y=2`; any other form as it is."""
+    matches = [_ASSIGNMENT.fullmatch(part.strip()) for part in split_list(form)]
+    found = [match for match in matches if match]
+    if len(found) < len(matches):
+        return form
+    values = ", ".join(normalise(match[2]) for match in found)
+    return f"({values})" if len({match[1] for match in found}) == len(found) > 1 else values
+
+
+def _equal_in_parts(form: str, wanted: str, timeout_s: float) -> bool | None:
+    """The answer of `equal` for two forms that may be lists."""
+    (kind, parts), (wanted_kind, wanted_parts) = _parts(form), _parts(wanted)
+    if (len(parts) < 2 and len(wanted_parts) < 2 and kind == wanted_kind) or "\\pm" in form + wanted:
+        return symbolic.compare(form, wanted, timeout_s=timeout_s)
+    kinds = {kind, wanted_kind}
+    if len(kinds) == 2 and kinds not in ({"", "()"}, {"", "{}"}):
+        return False
+    if kinds == {"{}"}:
+        parts, wanted_parts = list(dict.fromkeys(parts)), list(dict.fromkeys(wanted_parts))
+    if len(parts) != len(wanted_parts):
+        return False
+    if kinds <= {"", "{}"}:
+        return _equal_in_any_order(parts, wanted_parts, timeout_s)
+    for part, wanted_part in zip(parts, wanted_parts, strict=True):
+        same = _equal_parts(part, wanted_part, timeout_s)
+        if not same:
+            return same
+    return True
+
+
+def _equal_parts(part: str, wanted: str, timeout_s: float) -> bool | None:
+    decided = _equal_as_text(part, wanted, part, wanted)
+    return _equal_in_parts(part, wanted, timeout_s) if decided is None else decided
+
+
+def _equal_in_any_order(parts: list[str], wanted: list[str], timeout_s: float) -> bool | None:
+    """Whether the parts can be paired off."""
+    left = list(wanted)
+    unpaired = []
+    for part in parts:
+        if part in left:
+            left.remove(part)
+        else:
+            unpaired.append(part)
+    if len(unpaired) > MAX_PARTS:
+        return False
+    for part in unpaired:
+        for place, other in enumerate(left):
+            same = _equal_parts(part, other, timeout_s / len(unpaired))
+            if same is None:
+                return None
+            if same:
+                del left[place]
+                break
+        else:
+            return False
+    return True
+
+
+def _parts(form: str) -> tuple[str, list[str]]:
+    """The outer brackets of a form (none for a single value, too) and the parts between its commas."""
+    opening = 2 if form.startswith("\\{") else 1
+    if form[opening - 1 : opening] in ("(", "[", "{") and closes_at_end(form, opening - 1):
+        closing = 2 if form.endswith("\\}") else 1
+        parts = split_list(form[opening:-closing])
+        brackets = form[opening - 1] + form[-1]
+        if len(parts) > 1 or (form.startswith("\\{") and parts[0].strip()):
+            return brackets, [normalise(part) for part in parts]
+    return "", [part.strip() for part in split_list(form)]
 
 
 def _with_name(text: str, form: str) -> str:
@@ -120,9 +216,17 @@ def _equal_as_text(answer: str, reference: str, form: str, wanted: str) -> bool 
     names = [match[1] for match in map(_NAMED.match, (answer, reference)) if match]
     if len(names) == 2 and names[0] != names[1]:
         return False  # the lines x = 5 and y = 5
-    if form == wanted or "".join(answer.split()) == "".join(reference.split()):
+    if _UNDEFINED.fullmatch(form) or _UNDEFINED.fullmatch(wanted):
+        return False
+    if other_units(answer, reference):
+        return False
+    if form == wanted or answer.strip() == reference.strip():
         return True
+    if answer.count(",") > 1 and re.sub(r",\s+", ",", answer.strip()) == re.sub(r",\s+", ",", reference.strip()):
+        return True  # 100,200,300 may well be a list
     if not form or not wanted:
+        return False
+    if any(pattern.search(text) for pattern in (_ABOUT, _BOX_LEFT, _SPACED_DIGITS) for text in (form, wanted)):
         return False
     value, target = as_number(form), as_number(wanted)
     if value is not None and target is not None:

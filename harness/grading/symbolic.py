@@ -116,7 +116,7 @@ _inherited: list[_Worker | None] = []
 def compare(answer: str, reference: str, *, timeout_s: float = 5.0) -> bool | None:
     """Whether math-verify finds the LaTeX texts equal; None if its process crashed or stalled twice.
 
-    It rounds decimals to 6 places. `timeout_s` is CPU time. Raises `UsedUp` if the limits are not enough.
+    Values are compared exactly or in 300 digits. `timeout_s` is CPU time. Raises `UsedUp` if the limits are not enough.
     """
     with _lock:
         for _ in range(2):
