@@ -187,6 +187,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     format: Annotated[ReportFormat, typer.Option("--format", help="How to write it.")] = ReportFormat.markdown,
     output: Output = None,
+    by: Annotated[str | None, typer.Option("--by", help="Break down by level or another key of the problems.")] = None,
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Folder for figures of the runs, SVG and PNG.")
     ] = None,
@@ -194,7 +195,7 @@ def report(
     """Write a leaderboard of runs: a row per run, a column per task and metric, and where each number comes from."""
     from importlib import import_module
 
-    text: str = import_module("harness.leaderboards.render").render(runs, format=str(format))
+    text: str = import_module("harness.leaderboards.render").render(runs, format=str(format), by=by)
     _print_or_write(text, output)
     if figures is not None:
         for path in import_module("harness.leaderboards.figures").draw(runs, figures):

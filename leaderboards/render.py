@@ -22,12 +22,14 @@ import numpy as np
 from tabulate import tabulate
 
 from harness.errors import InputError
+from harness.finished import results_of
 from harness.metrics.subsets import pass_at_k
 from harness.results import percent, spread
 from harness.store import read_manifest, read_results
 from harness.types import Estimate, Manifest
 
 from .ranking import ranks
+from .strata import table
 
 CSV_COLUMNS = (
     *("rank", "run", "task", "metric", "value", "low", "high", "se", "problems", "problems_expected"),
@@ -47,8 +49,11 @@ class Entry:
     """n, c, split and level by task and problem."""
 
 
-def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
-    """A leaderboard of finished runs as `markdown`, `csv` or `json`."""
+def render(runs: Sequence[Path], *, format: str = "markdown", by: str | None = None) -> str:
+    """A leaderboard of finished runs as `markdown`, `csv` or `json`.
+
+    `by` ("level", or a key of the problems' metadata) adds a break-down to the markdown.
+    """
     if len({path.resolve() for path in runs}) < len(runs):
         raise InputError("a run is named twice: name every run once.")
     entries = [_entry(path) for path in runs]
@@ -62,12 +67,20 @@ def render(runs: Sequence[Path], *, format: str = "markdown") -> str:
         raise InputError("none of the runs has a result: finish one first, by the command that began it.")
     values = {e.name: _per_problem(e, columns[0]) for e in entries if _value(e, columns[0]) is not None}
     places = {entry.name: "-" for entry in entries} | {name: str(rank) for name, rank in ranks(values).items()}
+    by_path = list(zip(entries, runs, strict=True))
     entries.sort(key=lambda entry: (-_value_or(entry, columns[0], -1.0), entry.name))
     if format == "json":
         return json.dumps([_as_dict(entry, places[entry.name]) for entry in entries], indent=1) + "\n"
     if format == "csv":
         return _csv(entries, columns, places)
-    return _markdown(entries, columns, places)
+    text = _markdown(entries, columns, places)
+    if by is None:
+        return text
+    if by == "difficulty":
+        raise InputError("difficulty is a base model's: harness compare BASE RUN --by difficulty breaks down by it.")
+    loaded = [(entry.name, results_of(path, with_tasks=by != "level")[1]) for entry, path in by_path if entry.estimates]
+    ks = sorted({int(m.partition("@")[2]) for _, m in columns if m.startswith("pass@")})
+    return f"{text}\n## By {by}\n\n{table(loaded, ks, by)}\n"
 
 
 def _entry(path: Path) -> Entry:

@@ -7,12 +7,17 @@ mean).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from tabulate import tabulate
 
 from harness.errors import InputError
+from harness.metrics.inference import mean_ci
+from harness.results import groups, percent, subset
+from harness.selectors import graded, oracle
 from harness.types import Floats, Results
 
 EDGES = (
@@ -44,6 +49,37 @@ def _bin(passed: Floats) -> str:
     if not passed.size:
         return "- not graded"
     return next((name for end, name in EDGES[:-1] if passed.mean() <= end), EDGES[-1][1])
+
+
+def table(runs: Sequence[tuple[str, Results]], ks: Sequence[int], by: str) -> str:
+    """pass@k of every run in every stratum, with intervals; the strata, each times its share, sum to the whole."""
+    rows: list[list[object]] = []
+    for name, results in runs:
+        labels, _ = strata_of(results, by)
+        for group, places in groups(results).items():
+            strata: dict[str, list[int]] = defaultdict(list)
+            for place in places:
+                strata[labels[results.problems_P[place].id]].append(place)
+            for label, part in sorted(strata.items()):
+                share = f"{100 * len(part) / len(places):.1f}"
+                rows.append([name, group, label, len(part), share, *_cells(subset(results, part), ks)])
+            rows.append([name, group, "all", len(places), "", *_cells(subset(results, places), ks)])
+    headers = ["run", "task", by, "problems", "share", *(f"pass@{k}" for k in ks)]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _cells(part: Results, ks: Sequence[int]) -> list[str]:
+    """pass@k with its interval, a dash where a problem has fewer than k graded completions."""
+    cells = []
+    for k in ks:
+        if min(len(row) for row in graded(part)) < k:
+            cells.append("-")
+            continue
+        u_P = oracle(part, [k])[:, 0]
+        interval = mean_ci(u_P) if len(u_P) > 1 else None
+        ends = f" [{percent(interval.low)}, {percent(interval.high)}]" if interval else ""
+        cells.append(percent(float(u_P.mean())) + ends)
+    return cells
 
 
 def difficulty(base: Results) -> tuple[Mapping[str, str], Results]:

@@ -181,6 +181,20 @@ def test_boards_do_not_compare_different_problems(folder, runs):
         render([runs[0], runs[0]])
 
 
+@pytest.mark.parametrize(("by", "strata"), [("level", ["L0", "L1", "L2"]), ("even", ["0", "1"])])
+def test_a_leaderboard_by_stratum_sums_to_the_whole(runs, by, strata):
+    board = render(runs, by=by).split(f"## By {by}")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in board.splitlines() if "| jsonl" in line]
+    for run in ("base", "better", "same"):
+        *parts, total = (row for row in rows if row[0] == run)
+        assert [row[2] for row in parts] == strata
+        assert total[2:5] == ["all", "20", ""]
+        sum_of_parts = sum(int(row[3]) / 20 * float(row[5].split()[0]) for row in parts)
+        assert sum_of_parts == pytest.approx(float(total[5].split()[0]), abs=0.02)
+    with pytest.raises(InputError, match="harness compare BASE"):
+        render(runs, by="difficulty")
+
+
 def test_csv_has_a_row_per_comparison(runs):
     rows = list(csv.DictReader(io.StringIO(compare(runs[0], runs[1:], format="csv"))))
     assert [row["run"] for row in rows] == ["better", "same"]
