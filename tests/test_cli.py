@@ -154,7 +154,11 @@ def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
         f"path={path}",
     ]
     command = [*HARNESS, "eval", *options, "--timeout", "60", "--output_path", str(tmp_path / "run")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def attend() -> None:  # a suite in the background ignores the signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=attend) as process:
         while not (tmp_path / "run" / "completions.jsonl").exists():
             time.sleep(0.05)
         time.sleep(0.5)
