@@ -54,6 +54,9 @@ Workers = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="CPU seconds for one program on one test.")]
 Memory = Annotated[int, typer.Option("--mem_limit", min=64, help="MiB of memory for one program.")]
+SandboxTier = Annotated[
+    str, typer.Option("--sandbox", help="How programs are isolated: auto, namespaces or landlock (harness doctor).")
+]
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")]
 
@@ -108,6 +111,10 @@ def eval_command(
     workers: Workers = None,
     timeout: Timeout = 3.0,
     mem_limit: Memory = 2048,
+    sandbox: SandboxTier = "auto",
+    all_tests: Annotated[
+        bool, typer.Option("--all_tests", help="Run every test, not only those up to the first failure.")
+    ] = False,
     output_path: Annotated[
         Path | None,
         typer.Option("--output_path", "-o", help="Run folder; gone on with if it exists.", show_default="runs/..."),
@@ -149,6 +156,8 @@ def eval_command(
             limit=limit,
             samples=samples,
             workers=workers,
+            tier=sandbox,
+            all_tests=all_tests,
             output_path=output_path,
             progress=progress,
         )
@@ -165,6 +174,7 @@ def score(
     mem_limit: Annotated[
         int | None, typer.Option("--mem_limit", min=64, help="MiB for a program.", show_default="as before")
     ] = None,
+    sandbox: SandboxTier = "auto",
     k: Annotated[str | None, typer.Option("--k", help="The ks of pass@k.", show_default="as before")] = None,
 ) -> None:
     """Grade the completions of a run again, without sampling; says how many verdicts changed."""
@@ -173,7 +183,7 @@ def score(
 
     limits = None if timeout is None and mem_limit is None else _limits(timeout or 3.0, mem_limit or 2048)
     with bars(_note) as progress, _resumable():
-        results, changes = rescore(run, limits=limits, workers=workers, k=k, progress=progress)
+        results, changes = rescore(run, limits=limits, workers=workers, tier=sandbox, k=k, progress=progress)
     typer.echo(f"{len(changes)} verdicts changed" + (":" if changes else "."))
     for change in changes[:SHOWN]:
         typer.echo(f"  {change}")
@@ -282,12 +292,14 @@ def selftest(
     workers: Workers = None,
     timeout: Timeout = 3.0,
     mem_limit: Memory = 2048,
+    sandbox: SandboxTier = "auto",
 ) -> None:
     """Run every gold solution of tasks through the grader, and list those that fail, and why."""
     from harness.selftest import run_gold
 
     failures = 0
-    for task, graded in run_gold(tasks, _task_arguments(tasks, task_args, None), _limits(timeout, mem_limit), workers):
+    arguments, limits = _task_arguments(tasks, task_args, None), _limits(timeout, mem_limit)
+    for task, graded in run_gold(tasks, arguments, limits, workers=workers, tier=sandbox):
         failed = [verdict for verdict in graded if verdict.passed is not True]
         failures += len(failed)
         without = len(task.problems) - len(graded)
@@ -296,6 +308,17 @@ def selftest(
         for verdict in failed:
             typer.echo(f"  {verdict.problem_id}: {verdict.status}: {verdict.detail}")
     if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say which ways of isolating programs hold on this machine, by trying an escape for each promise."""
+    from harness.doctor import describe, examine
+
+    found = examine()
+    typer.echo(describe(found))
+    if all(found.values()):
         raise typer.Exit(1)
 
 

@@ -38,6 +38,8 @@ def evaluate(
     limit: float | None = None,
     samples: str | Sequence[str] = (),
     workers: int | None = None,
+    tier: str = "auto",
+    all_tests: bool = False,
     output_path: str | Path | None = None,
     progress: Progress = silent,
 ) -> Results:
@@ -54,6 +56,8 @@ def evaluate(
         limit: evaluate only so many problems (or this fraction, below 1) of each task: a fixed pseudo-random subset.
         samples: evaluate only these problem ids.
         workers: programs graded side by side; None: one per core.
+        tier: how programs are isolated (`harness doctor`); "auto": the best that holds here.
+        all_tests: run every test of a problem, not only those up to the first failure.
         output_path: the run folder; None: `runs/` and a name made of the model, the tasks and a hash of the settings.
         progress: told what happens while it happens.
 
@@ -75,7 +79,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         sandbox = None
         if any(problem.tests for problem in problems):
-            sandbox = stack.enter_context(contextlib.closing(open_sandbox(workers=workers, limits=limits)))
+            opened = open_sandbox(workers=workers, limits=limits, tier=tier, all_tests=all_tests)
+            sandbox = stack.enter_context(contextlib.closing(opened))
         made = manifest.make(
             dict(zip(names, loaded, strict=True)),
             task_args=by_task,

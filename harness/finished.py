@@ -84,6 +84,7 @@ def rescore(
     *,
     limits: Limits | None = None,
     workers: int | None = None,
+    tier: str = "auto",
     k: str | None = None,
     progress: Progress = silent,
 ) -> tuple[Results, list[str]]:
@@ -104,7 +105,7 @@ def rescore(
         sandbox = None
         if any(problem.tests for problem in problems):
             sandbox = stack.enter_context(
-                contextlib.closing(open_sandbox(workers=workers, limits=limits or old.limits))
+                contextlib.closing(open_sandbox(workers=workers, limits=limits or old.limits, tier=tier))
             )
         made = manifest.make(
             {record.spec: task for record, task in zip(old.tasks, tasks, strict=True)},

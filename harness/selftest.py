@@ -17,7 +17,7 @@ from harness.types import Job, Limits, Task, Verdict
 
 
 def run_gold(
-    tasks: str, task_args: Mapping[str, Any], limits: Limits, workers: int | None
+    tasks: str, task_args: Mapping[str, Any], limits: Limits, *, workers: int | None = None, tier: str = "auto"
 ) -> Iterator[tuple[Task, list[Verdict]]]:
     """Each task with the verdicts of its gold solutions, in the order of its problems."""
     names = parse_list(tasks)
@@ -34,7 +34,7 @@ def run_gold(
             else:
                 verdicts[problem.id] = task.grade(problem, completion, ())
         if jobs:
-            with contextlib.closing(open_sandbox(workers=workers, limits=limits)) as sandbox:
+            with contextlib.closing(open_sandbox(workers=workers, limits=limits, tier=tier)) as sandbox:
                 for job, executions in sandbox.run(jobs):
                     verdicts[job.problem.id] = task.grade(job.problem, job.completion, executions)
         if not verdicts:

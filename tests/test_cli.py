@@ -241,3 +241,20 @@ def test_strange_texts_are_graded_like_any_other(tmp_path):
     done = evaluate_file(tmp_path, completions_file(tmp_path, rows))
     assert "66.6667" in done.stdout
     assert "U+FFFD" in done.stderr
+
+
+def test_whole_matrix_and_the_tier_asked_for(tmp_path):
+    tests = [{"kind": "call", "input": [n], "expected": 2 * n} for n in range(5)]
+    problem = {"id": "double/0", "prompt": "def double(x):\n", "entry_point": "double", "tests": tests}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem))
+    path = completions_file(tmp_path, [{"problem_id": "double/0", "text": "    return x + 2 if x else 1\n"}])
+    options = ["--tasks", "jsonl", "--task_args", f"path={tmp_path}/problems.jsonl", "--model", "replay"]
+    options += ["--model_args", f"path={path}", "--sandbox", "landlock"]
+    for more, statuses in ((), ["wrong"]), (("--all_tests",), ["wrong", "wrong", "passed", "wrong", "wrong"]):
+        folder = tmp_path / f"run{len(more)}"
+        run("eval", *options, *more, "--output_path", folder)
+        found = [json.loads(line) for line in (folder / "executions.jsonl").read_text().splitlines()]
+        assert [one["status"] for one in found] == statuses
+        assert json.loads((folder / "manifest.json").read_text())["sandbox"].startswith("landlock, ")
+    run("score", tmp_path / "run0", "--sandbox", "landlock")
+    assert "did you mean 'landlock'" in sentence(run("eval", *options[:-1], "landlok", status=None))

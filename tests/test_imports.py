@@ -30,8 +30,9 @@ ALLOWED = {
     "evaluate": FOUNDATION | {"manifest", "results", "estimates", "progress", "sandbox"},
     "finished": FOUNDATION | {"manifest", "evaluate", "results", "convert", "progress", "sandbox"},
     "selftest": FOUNDATION | {"evaluate", "sandbox"},
+    "doctor": FOUNDATION | {"sandbox"},
     "power": FOUNDATION | {"evaluate", "metrics"},
-    "cli": FOUNDATION | {"evaluate", "finished", "selftest", "power", "results", "progress"},
+    "cli": FOUNDATION | {"evaluate", "finished", "selftest", "doctor", "power", "results", "progress"},
     "__main__": {"cli"},
 }
 HEAVY = {

@@ -7,15 +7,16 @@ word of the program's. `tiers.PROMISES` lists what a program cannot do; opening 
 
 Files: `pool` (streaming, repeats) > `worker` (two processes) > `judge` (with `scripts`, `compare`, `program`) and
 `zygote` (with `candidate`). Both sides share `plain` (values) and `wire` (messages); `lockdown` confines, by means of
-`landlock`, `seccomp` and `syscalls`; `tiers` says which ways of isolating there are.
-Not handled: languages other than Python, files and packages for programs, several processes in a program.
+`landlock`, `seccomp`, `namespaces` and `syscalls`; `tiers` says which ways of isolating there are.
+Not handled: languages other than Python, packages for programs, several processes in a program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from harness.errors import InputError
+from harness.errors import InputError, SandboxUnavailable
 from harness.sandbox.pool import Pool
 from harness.sandbox.tiers import choose
 from harness.types import Limits
@@ -28,11 +29,15 @@ def open_sandbox(
 ) -> Pool:
     """A `types.Sandbox` of `workers` workers (as many as cores if None); close it, or use it in a `with`.
 
-    A problem's tests are run in order up to the first that is not passed, or all of them if `all_tests`. Raises
-    SandboxUnavailable where programs cannot be isolated as the tier promises.
+    A problem's tests are run in order up to the first that is not passed, or all of them if `all_tests`. The tier
+    "auto" is the best that keeps its promises here. Raises SandboxUnavailable where the tier asked for does not.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0))
     if workers < 1:
         raise InputError(f"a sandbox needs at least one worker, not {workers}.")
-    return Pool(choose(tier), limits or Limits(), workers=workers, all_tests=all_tests)
+    candidates = choose(tier)
+    for candidate in candidates[:-1]:
+        with contextlib.suppress(SandboxUnavailable):
+            return Pool(candidate, limits or Limits(), workers=workers, all_tests=all_tests)
+    return Pool(candidates[-1], limits or Limits(), workers=workers, all_tests=all_tests)

@@ -256,7 +256,7 @@ def set_alarm(limits: dict[str, float] | None) -> None:
 
 
 def serve(desk: Desk) -> None:
-    """Jobs from the parent until it hangs up. A job that brings no tests is for the same problem as the one before."""
+    """Jobs from the parent until it hangs up. What a job does not bring, tests or limits, is as for the one before."""
     descriptor = desk.parent.fileno()
     while True:
         try:
@@ -264,8 +264,8 @@ def serve(desk: Desk) -> None:
         except EOFError:
             return
         if "tests" in job:
-            desk.tests, desk.entry_point = job["tests"], job["entry_point"]
-            desk.limits, desk.all_tests = job["limits"], job["all_tests"]
+            desk.tests, desk.entry_point, desk.all_tests = job["tests"], job["entry_point"], job["all_tests"]
+        desk.limits = job.get("limits", desk.limits)
         set_alarm(desk.limits)
         for reports in judge_job(desk, job["program"]):
             set_alarm(None)  # the parent may take its time to read

@@ -1,9 +1,9 @@
-"""What a confined process may open: the standard library, shared libraries, /dev/null; nothing may be written.
+"""What a confined process may open: the standard library, shared libraries, /dev/null; nothing else may be written.
 
 Main function: `ruleset` builds the rules, a file descriptor that `lockdown.confine` applies. With a recent kernel they
 also forbid TCP, abstract sockets and signals to processes outside. Installed packages (`site-packages`) and other
 Pythons are left out, so programs see the standard library only. Not handled: a file's existence and size, which
-Landlock does not hide; changing modes and owners, which the system-call filter forbids.
+Landlock does not hide; changing modes and owners, which the system-call filter forbids; who wipes a `writable` folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from harness.sandbox import syscalls
 
 WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 14
+REMOVE_FOLDER, REMOVE_FILE, MAKE_FOLDER, MAKE_FILE, MOVE = 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 13
+KEEP_FILES = WRITE_FILE | READ_FILE | READ_DIR | TRUNCATE | REMOVE_FOLDER | REMOVE_FILE | MAKE_FOLDER | MAKE_FILE | MOVE
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 LIBRARY_FOLDERS = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib")
 SINGLE_PATHS = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
@@ -36,13 +38,14 @@ def _readable() -> Iterator[str]:
         for name in _names(folder):
             if not name.startswith(("python", "pypy")):
                 yield os.path.join(folder, name)
-    for folder in _standard_library():
+    for folder in standard_library():
         for name in _names(folder):
             if name not in PACKAGE_FOLDERS:
                 yield os.path.join(folder, name)
 
 
-def _standard_library() -> list[str]:
+def standard_library() -> list[str]:
+    """Folders that modules come from."""
     return [folder for folder in dict.fromkeys(map(os.path.realpath, sys.path)) if os.path.isdir(folder)]
 
 
@@ -65,7 +68,7 @@ def _allow(rules: int, path: str, rights: int) -> None:
     os.close(descriptor)
 
 
-def ruleset() -> int:
+def ruleset(writable: str | None = None) -> int:
     """The rules as a file descriptor. `sys.path` must hold the standard library only (`-I -S`)."""
     found = version()
     rights = FILE_RIGHTS[min(found, 5)]
@@ -73,7 +76,9 @@ def ruleset() -> int:
     rules = syscalls.call("landlock_create_ruleset", attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     for path in _readable():
         _allow(rules, path, READ_FILE | READ_DIR)
-    for folder in _standard_library():
+    for folder in standard_library():
         _allow(rules, folder, READ_DIR)  # imports list the folder; its packages stay unreadable
+    if writable is not None:
+        _allow(rules, writable, KEEP_FILES & rights)
     _allow(rules, "/dev/null", (READ_FILE | WRITE_FILE | TRUNCATE) & rights)
     return rules

@@ -1,4 +1,4 @@
-"""The tier "landlock": what the judge, the zygote and every program's process give up, for good.
+"""What the judge, the zygote and every program's process give up, for good, in every tier.
 
 Main functions: `prepare` once per process, `confine` where it must become harmless. In that order: no capabilities, no
 new privileges, resource limits, no access to files but the standard library, no system calls but those of computing and
@@ -23,18 +23,28 @@ class Confinement(NamedTuple):
     rules: int
     """File descriptor of the Landlock rules."""
     calls: seccomp.Filter
+    capabilities: bool
+    """Are there any left to drop?"""
 
 
-def prepare(*, memory_bytes: int, judge: bool = False) -> Confinement:
-    """Gives up privileges and sets the limits that children inherit; OSError where the machine lacks something."""
+def prepare(*, memory_bytes: int, judge: bool = False, writable: str | None = None) -> Confinement:
+    """Gives up privileges and sets the limits that children inherit; OSError where the machine lacks something.
+
+    With a `writable` folder, confined processes may keep files there, and this process keeps its capabilities, which
+    are those of its own user namespace.
+    """
     syscalls.machine()
     old_landlock = landlock.version() < 3
     confinement = Confinement(
-        rules=landlock.ruleset(),
-        calls=seccomp.Filter(seccomp.build(judge=judge, refuse_truncation=old_landlock)),
+        rules=landlock.ruleset(writable),
+        calls=seccomp.Filter(
+            seccomp.build(judge=judge, files=writable is not None, refuse_truncation=old_landlock and writable is None)
+        ),
+        capabilities=writable is not None,
     )
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    syscalls.drop_capabilities()
+    if writable is None:
+        syscalls.drop_capabilities()
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # no other process of this user may look into it
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
@@ -63,6 +73,8 @@ def grow_stack(size: int) -> None:
 
 def confine(confinement: Confinement) -> None:
     """After this the process can compute and talk over what it holds open, and little else."""
+    if confinement.capabilities:
+        syscalls.drop_capabilities()
     syscalls.call("landlock_restrict_self", confinement.rules, 0)
     confinement.calls.install()
 

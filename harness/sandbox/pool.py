@@ -1,8 +1,9 @@
 """Streams jobs through the workers: the object that `open_sandbox` returns.
 
 Main class: `Pool`. Jobs are pulled in the calling thread while a worker is idle, results come as they are finished.
-Equal programs of one problem run once. A program that ran out of wall clock only, or whose judge died, runs again alone
-at the end. Not handled: several runs of one pool at the same time (refused).
+Equal programs of one problem run once. A first try is short: what takes longer is put aside and run, with all of its
+limits, when the others are done, so that an infinite loop holds up nobody. A program that then runs out of wall clock
+only, or whose judge died, runs again alone at the end. Not handled: several runs of one pool at a time (refused).
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from signal import SIGPROF
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from harness.errors import InputError, SandboxUnavailable
 from harness.sandbox import plain, worker
-from harness.sandbox.tiers import PROBE, Tier, version
+from harness.sandbox.tiers import Tier, probe, version
 from harness.sandbox.worker import Worker, WorkerDied
 from harness.types import Completion, Execution, Job, Limits, Problem, Status, Test
 
 MAX_PROGRAM_CHARACTERS = plain.MAX_BYTES // 4
 MAX_REMEMBERED = 4096
 """Programs whose executions are kept for equal ones to come, and jobs that wait for an equal one under way."""
+FIRST_TRY_S = 0.25
+"""Wall clock of the first try on one test."""
+MAX_ASIDE = 64
+"""Programs put aside while there are others; beyond it their turn comes."""
 
 Fingerprint = tuple[int, str]
 """Which problem object, and the program."""
@@ -38,6 +45,7 @@ class Pool:
         self._all_tests = all_tests
         self._running = False
         self._closed = False
+        self._first_limits = msgspec.structs.replace(limits, wall_s=min(limits.wall_s, FIRST_TRY_S))
         self._workers: list[Worker | None] = [None] * workers
         try:
             for position in range(workers):
@@ -92,23 +100,24 @@ class Pool:
         busy: dict[int, Worker] = {}
         while True:
             idle = [position for position in range(len(self._workers)) if position not in busy]
-            if idle and not stream.exhausted and stream.n_waiting < MAX_REMEMBERED:
-                job, known = stream.pull()
+            if idle and stream.has_next:
+                job, known = stream.next_job()
                 if job is not None and known is not None:
                     yield job, known
                 elif job is not None:
-                    busy[idle[0]] = self._give(idle[0], job)
+                    limits = self._limits if stream.is_patient(job) else self._first_limits
+                    busy[idle[0]] = self._give(idle[0], job, limits)
                 if not busy:
                     continue
             elif not busy:
                 return
-            can_pull = len(busy) < len(self._workers) and not stream.exhausted and stream.n_waiting < MAX_REMEMBERED
+            can_pull = len(busy) < len(self._workers) and stream.has_next
             for position in self._ready(busy, 0.0 if can_pull else None):
                 job, executions = self._collect(busy[position])
                 if job is not None:
                     del busy[position]
                 if job is not None and executions is None:
-                    stream.again.append(job)
+                    stream.put_aside(job)
                 elif job is not None and executions is not None:
                     yield from stream.finish(job, executions)
 
@@ -120,7 +129,7 @@ class Pool:
         now = time.monotonic()
         return [position for position, each in busy.items() if id(each) in ready or now > each.give_up_at]
 
-    def _give(self, position: int, job: Job) -> Worker:
+    def _give(self, position: int, job: Job, limits: Limits) -> Worker:
         """Submits a job to the worker at `position`, starting a new one where the old one has gone."""
         for attempt in range(2):
             found = self._workers[position]
@@ -128,7 +137,7 @@ class Pool:
                 found = self._workers[position] = worker.start(self._tier, self._limits)
                 worker.await_ready(found)
             try:
-                worker.submit(found, job, self._limits, all_tests=self._all_tests)
+                worker.submit(found, job, limits, all_tests=self._all_tests)
                 return found
             except (plain.NotPlain, plain.TooLarge) as error:
                 raise InputError(f"a test of problem {job.problem.id!r} cannot be sent: {error}.") from error
@@ -139,7 +148,7 @@ class Pool:
         raise AssertionError("unreachable")
 
     def _collect(self, each: Worker) -> tuple[Job | None, Executions | None]:
-        """(None, None): not done. (job, None): to be repeated alone. Else the job and its executions."""
+        """(None, None): not done. (job, None): to be repeated. Else the job and its executions."""
         job = each.job
         assert job is not None
         try:
@@ -160,7 +169,7 @@ class Pool:
 
     def _run_alone(self, job: Job) -> Executions:
         """A second and last try, with no other worker busy."""
-        each = self._give(0, job)
+        each = self._give(0, job, self._limits)
         while each.job is not None:
             self._ready({0: each}, None)
             try:
@@ -184,16 +193,17 @@ class Pool:
                 self._workers[position] = None
 
     def _keep_promises(self) -> None:
-        """Runs a program that tries to break each promise; SandboxUnavailable if it can."""
+        """Runs a program that tries to break each promise, twice; SandboxUnavailable if it can."""
         test = Test(id="probe", kind="stdio", input="", expected="")
         problem = Problem(id="probe", task="sandbox", prompt="", tests=(test,))
-        completion = Completion(problem_id="probe", index=0, text="", program=PROBE)
-        ((_, (execution,)),) = list(self.run([Job(problem=problem, completion=completion)]))
-        if execution.status != Status.passed:
-            raise SandboxUnavailable(
-                f"the sandbox does not keep what it promises here ({execution.status}: {execution.detail} "
-                f"{execution.stdout or ''}): do not run untrusted programs on this machine."
-            )
+        completion = Completion(problem_id="probe", index=0, text="", program=probe(self._tier.name))
+        for _ in range(2):
+            ((_, (execution,)),) = list(self.run([Job(problem=problem, completion=completion)]))
+            if execution.status != Status.passed:
+                raise SandboxUnavailable(
+                    f"the sandbox does not keep what it promises here ({execution.status}: {execution.detail} "
+                    f"{execution.stdout or ''}): do not run untrusted programs on this machine."
+                )
 
 
 class _Stream:
@@ -204,9 +214,38 @@ class _Stream:
         self.exhausted = False
         self.again: list[Job] = []
         self.n_waiting = 0
+        self._aside: list[Job] = []
+        self._patient: set[Fingerprint] = set()
+        self._slow_problems: set[int] = set()
+        """Those with a right program that was slow: the next ones get all of their limits at once."""
         self._waiting: dict[Fingerprint, list[Job]] = {}
         self._finished: OrderedDict[Fingerprint, tuple[Problem, Executions]] = OrderedDict()
         """With the problem, so that its id() is not used again while it is here."""
+
+    @property
+    def has_next(self) -> bool:
+        """Is there something to run, or may there be?"""
+        return bool(self._aside) or self._may_pull
+
+    @property
+    def _may_pull(self) -> bool:
+        return not self.exhausted and self.n_waiting < MAX_REMEMBERED and len(self._aside) < MAX_ASIDE
+
+    def next_job(self) -> tuple[Job | None, Executions | None]:
+        """As `pull`, or one that was put aside."""
+        if self._may_pull:
+            return self.pull()
+        job = self._aside.pop(0)
+        self._patient.add(_fingerprint(job))
+        return job, None
+
+    def is_patient(self, job: Job) -> bool:
+        """Has the job all of its limits?"""
+        return _fingerprint(job) in self._patient
+
+    def put_aside(self, job: Job) -> None:
+        """The job is to be repeated: with all of its limits, or alone if it had them."""
+        (self.again if self.is_patient(job) else self._aside).append(job)
 
     def pull(self) -> tuple[Job | None, Executions | None]:
         """The next job and, if they need no worker, its executions; (None, None) if it waits or there is none."""
@@ -226,12 +265,18 @@ class _Stream:
             self.n_waiting += 1
             return None, None
         self._waiting[fingerprint] = []
+        if id(job.problem) in self._slow_problems:
+            self._patient.add(fingerprint)
         return job, None
 
     def finish(self, job: Job, executions: Executions) -> Iterator[tuple[Job, Executions]]:
         """The job with its result, and every equal one that waited for it."""
         fingerprint = _fingerprint(job)
         self._finished[fingerprint] = job.problem, executions
+        if fingerprint in self._patient:
+            self._patient.remove(fingerprint)
+            if executions[-1].status == Status.passed:
+                self._slow_problems.add(id(job.problem))
         if len(self._finished) > MAX_REMEMBERED:
             self._finished.popitem(last=False)
         yield job, executions

@@ -90,13 +90,13 @@ def start(
 def load(program: Program, source: str, *, main: bool = False) -> wire.Message:
     """Sends the source; the process's word on how loading went (for a main program: only that it is ready)."""
     try:
+        _send(program, {"program": source, "main": main})  # it waits there: one change of processes fewer
         if _receive(program).get("kind") != "ready":
             raise SandboxFailed("the process of a program did not get ready")
     except ProgramEnded:
         if program.hit_wall:
             raise
         raise SandboxFailed("the process of a program could not be set up") from None
-    _send(program, {"program": source, "main": main})
     return {"kind": "ready"} if main else _receive(program)
 
 

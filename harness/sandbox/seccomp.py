@@ -22,6 +22,7 @@ LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, FAIL, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 CLONE_THREAD = 0x10000
 FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030, 1032)  # duplicate, flags, pipe size; no owner and no signal to be sent
+FCNTL_LOCKS = (5, 6, 7, 36, 37, 38)
 IOCTL_COMMANDS = (
     0x5401,
     0x5413,
@@ -42,6 +43,9 @@ PLAIN_CALLS = """
     pipe2 preadv pwritev getcpu getrandom membarrier statx rseq close_range faccessat2 epoll_pwait2
 """
 JUDGE_CALLS = ["sendmsg", "recvmsg", "memfd_create"]
+FILE_CALLS = """
+    fsync fdatasync truncate rename mkdir rmdir unlink mkdirat unlinkat renameat renameat2
+"""
 
 
 def _returns(value: int) -> list[Instruction]:
@@ -59,7 +63,7 @@ def _one_of(index: int, values: Iterable[int], otherwise: int) -> list[Instructi
     return [_argument(index), *tests, *_returns(FAIL | otherwise), *_returns(ALLOW)]
 
 
-def _special(*, judge: bool, refuse_truncation: bool) -> dict[str, list[Instruction]]:
+def _special(*, judge: bool, files: bool, refuse_truncation: bool) -> dict[str, list[Instruction]]:
     """What decides about the calls whose arguments matter."""
     threads_only = [_argument(0), (ANY_BIT, 1, 0, CLONE_THREAD), *_returns(FAIL | errno.EPERM), *_returns(ALLOW)]
     to_nobody = [  # an address would reach another socket
@@ -67,10 +71,11 @@ def _special(*, judge: bool, refuse_truncation: bool) -> dict[str, list[Instruct
         _argument(4, high=True), (EQUAL, 1, 0, 0), *_returns(FAIL | errno.EPERM), *_returns(ALLOW),
     ]  # fmt: skip
     not_truncating = [_argument(2), (ANY_BIT, 0, 1, os.O_TRUNC), *_returns(FAIL | errno.EACCES), *_returns(ALLOW)]
+    commands = FCNTL_COMMANDS + ((1033,) if judge else ()) + (FCNTL_LOCKS if files else ())
     return {
         "openat": not_truncating if refuse_truncation else _returns(ALLOW),
         "ioctl": _one_of(1, IOCTL_COMMANDS, errno.ENOTTY),
-        "fcntl": _one_of(1, (*FCNTL_COMMANDS, 1033) if judge else FCNTL_COMMANDS, errno.EINVAL),
+        "fcntl": _one_of(1, commands, errno.EINVAL),
         "clone": threads_only,
         "clone3": _returns(FAIL | errno.ENOSYS),  # its flags are out of reach; the C library then uses clone
         "prlimit64": _one_of(0, (0,), errno.EPERM),
@@ -102,16 +107,16 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
-def build(*, judge: bool = False, refuse_truncation: bool = False) -> bytes:
-    """The filter's machine code. `refuse_truncation` for a Landlock too old to look after it."""
+def build(*, judge: bool = False, files: bool = False, refuse_truncation: bool = False) -> bytes:
+    """The filter's machine code. `files` for who may keep some; `refuse_truncation` for a Landlock too old for it."""
     program: list[Instruction] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, syscalls.AUDIT_ARCH[syscalls.machine()])]
     program += [*_returns(KILL), (LOAD, 0, 0, 0)]
     program += [(AT_LEAST, 0, 1, 0x40000000), *_returns(FAIL | errno.ENOSYS)]  # x86-64's third way of calling
-    for name, body in _special(judge=judge, refuse_truncation=refuse_truncation).items():
+    for name, body in _special(judge=judge, files=files, refuse_truncation=refuse_truncation).items():
         found = syscalls.number(name)
         if found is not None:
             program += [(EQUAL, 0, len(body), found), *body]
-    names = PLAIN_CALLS.split() + (JUDGE_CALLS if judge else [])
+    names = PLAIN_CALLS.split() + (JUDGE_CALLS if judge else []) + (FILE_CALLS.split() if files else [])
     program += _bisect(_ranges(found for name in names if (found := syscalls.number(name)) is not None))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 

@@ -41,7 +41,10 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "getrandom": (318, 278), "memfd_create": (319, 279), "membarrier": (324, 283), "statx": (332, 291),
     "rseq": (334, 293), "clone3": (435, 435), "close_range": (436, 436), "faccessat2": (439, 439),
     "epoll_pwait2": (441, 441), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
-    "landlock_restrict_self": (446, 446),
+    "landlock_restrict_self": (446, 446), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45),
+    "rename": (82, None), "mkdir": (83, None), "rmdir": (84, None), "unlink": (87, None), "mkdirat": (258, 34),
+    "unlinkat": (263, 35), "renameat": (264, 38), "renameat2": (316, 276), "pivot_root": (155, 41),
+    "mount_setattr": (442, 442),
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -1,9 +1,9 @@
 """The isolation tiers: what each promises, and how its two processes are started.
 
-Main functions: `choose` a tier by name; `Tier.judge` and `Tier.zygote` name the modules that its processes run.
-`PROMISES` is the one list of what a program cannot do; `PROBE`, run through every sandbox when it is opened, tries it
-all. There is one tier today, "landlock"; another is another entry of `TIERS`.
-Not handled: Docker, namespaces, other languages.
+Main functions: `choose` the tiers to try by name. `PROMISES` is the one table of what a program cannot do in each tier;
+`probe`, run through every sandbox when it is opened, tries it all. "landlock" (Landlock, system-call filter, resource
+limits) works in ordinary containers; "namespaces" is the same behind walls: namespaces of the worker's own and a small
+read-only root with a private /tmp. Not handled: Docker, other languages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.sandbox import landlock, syscalls
 PROTOCOL = 2
 """Changes whenever the same program could get another verdict from us."""
 
-PROMISES: dict[str, str] = {
+COMMON: dict[str, str] = {
     "no network": "import socket; socket.socket()",
     "no other socket address": "import socket; a, b = socket.socketpair(); a.sendto(b'', 'x')",
     "no process of its own": "os.fork()",
@@ -27,26 +27,41 @@ PROMISES: dict[str, str] = {
     "no look into other processes": "open(f'/proc/{os.getppid()}/maps')",
     "no files outside the standard library": "open('/etc/passwd')",
     "no list of folders": "os.listdir('/')",
-    "no new files": "open('/tmp/.harness_probe', 'w')",
-    "no file in the working folder": "open('.harness_probe', 'w')",
     "no change to the standard library": "open(os.__file__, 'r+')",
     "no change of modes": "os.chmod('/tmp', 0o1777)",
     "no change of owners": "os.chown('/tmp', 0, 0)",
     "no file in memory": "os.memfd_create('x')",
     "no higher limits": "import resource; resource.setrlimit(resource.RLIMIT_CPU, (10**6, 10**6))",
 }
-"""What a program cannot do, each with a statement that must raise OSError or ValueError."""
+PROMISES: dict[str, dict[str, str]] = {
+    "namespaces": COMMON
+    | {
+        "no names or sizes of files outside": "os.stat('/etc/passwd')",
+        "no sight of other processes": "os.stat('/proc/1')",
+        "no new files but in a private /tmp": "open('/var/.harness_probe', 'w')",
+        "no files of an earlier program": "os.stat('/tmp/large')",
+        "no more than 16 MiB of files": "open('/tmp/large', 'wb').write(bytes(17 << 20))",
+    },
+    "landlock": COMMON
+    | {
+        "no new files": "open('/tmp/.harness_probe', 'w')",
+        "no file in the working folder": "open('.harness_probe', 'w')",
+    },
+}
+"""What a program cannot do in each tier, best first, each with a statement that must raise OSError or ValueError."""
 
-PROBE = f"""
+
+def probe(tier: str) -> str:
+    """A program that prints every promise of the tier that does not hold; to be run twice, for it leaves files."""
+    return f"""
 import os, sys
-for promise, attempt in {PROMISES!r}.items():
+for promise, attempt in {PROMISES[tier]!r}.items():
     try:
         exec(attempt)
     except (OSError, ValueError):
         continue
     print(promise.replace(" ", "_"))
 """
-"""Prints every promise that does not hold."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +69,17 @@ class Tier:
     """A way of isolating programs."""
 
     name: str
-    judge: str
+    judge: str = "harness.sandbox.judge"
     """Module whose `main` is the judge's process."""
-    zygote: str
+    zygote: str = "harness.sandbox.zygote"
     """Module whose `main` is the process that starts programs."""
 
 
-TIERS = {"landlock": Tier(name="landlock", judge="harness.sandbox.judge", zygote="harness.sandbox.zygote")}
+TIERS = {name: Tier(name) for name in PROMISES}
 
 
-def choose(name: str) -> Tier:
-    """The tier of that name, or the best one that this machine allows for "auto"; SandboxUnavailable if it does not."""
+def choose(name: str) -> list[Tier]:
+    """The tiers to try, best first: the one of that name, or all for "auto". SandboxUnavailable if there are none."""
     if name != "auto" and name not in TIERS:
         raise UnknownName("sandbox tier", name, ("auto", *TIERS))
     try:
@@ -74,7 +89,7 @@ def choose(name: str) -> Tier:
         raise SandboxUnavailable(
             f"programs cannot be isolated here ({error}): use 64-bit Linux 5.13 or later with Landlock enabled."
         ) from error
-    return TIERS["landlock"]
+    return list(TIERS.values()) if name == "auto" else [TIERS[name]]
 
 
 def version(tier: Tier) -> str:

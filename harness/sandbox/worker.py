@@ -60,6 +60,7 @@ class Worker:
     problem: Problem | None = None
     job: Job | None = None
     give_up_at: float = 0.0
+    limits: Limits | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
     buffer: bytearray = field(default_factory=bytearray)
 
@@ -72,7 +73,11 @@ def start(tier: Tier, limits: Limits) -> Worker:
             undo.callback(ours.close)
             judge_control, zygote_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with judges, judge_control, zygote_control:
-                options = {"control": zygote_control.fileno(), "memory_bytes": limits.memory_bytes}
+                options = {
+                    "control": zygote_control.fileno(),
+                    "memory_bytes": limits.memory_bytes,
+                    "walls": tier.name == "namespaces",
+                }
                 zygote = _spawn(tier.zygote, options, [zygote_control])
                 undo.callback(zygote.communicate)
                 undo.callback(zygote.kill)
@@ -133,9 +138,10 @@ def submit(worker: Worker, job: Job, limits: Limits, *, all_tests: bool) -> None
     if job.problem is not worker.problem:
         message["tests"] = [_test_message(test) for test in job.problem.tests]
         message["entry_point"] = job.problem.entry_point
-        message["limits"] = {name: getattr(limits, name) for name in limits.__struct_fields__}
         message["all_tests"] = all_tests
-    worker.problem, worker.job, worker.reports = job.problem, job, []
+    if limits is not worker.limits:
+        message["limits"] = {name: getattr(limits, name) for name in limits.__struct_fields__}
+    worker.problem, worker.limits, worker.job, worker.reports = job.problem, limits, job, []
     patience = limits.wall_s + limits.cpu_s + GRACE_S
     worker.give_up_at = time.monotonic() + patience * max(1, len(job.problem.tests))
     try:

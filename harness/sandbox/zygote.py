@@ -3,6 +3,7 @@
 Main function: `main`. For each program the judge sends file descriptors and a limit, later one byte: "end it". The
 zygote never reads a program or test data: only the fork that is to run it does, and nothing in that fork's memory or
 descriptors belongs to another program. It confines each fork, kills it, reaps it. When the judge goes, it goes.
+In the tier "namespaces" all of that happens behind walls of its own, and it throws away what a program has written.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import time
 from types import ModuleType
 from typing import NoReturn
 
-from harness.sandbox import candidate, lockdown, plain, syscalls
+from harness.sandbox import candidate, lockdown, namespaces, plain, syscalls
 
 WARM_MODULES = """
     typing math cmath re collections itertools functools heapq bisect string random copy operator json struct io
@@ -91,8 +92,8 @@ def fork_patiently() -> int:
             time.sleep(0.01)
 
 
-def serve(control: socket.socket, confinement: lockdown.Confinement) -> None:
-    """Forks, waits for the judge's word, kills and reaps; returns when the judge has gone."""
+def serve(control: socket.socket, confinement: lockdown.Confinement, *, walls: bool) -> None:
+    """Forks, waits for the judge's word, kills, reaps and wipes; returns when the judge has gone."""
     zygote = os.getpid()
     while True:
         message, ancillary, _, _ = control.recvmsg(64, socket.CMSG_SPACE(3 * 4))
@@ -110,8 +111,10 @@ def serve(control: socket.socket, confinement: lockdown.Confinement) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         last_word = control.recv(1)
-        os.kill(child, signal.SIGKILL)
+        os.kill(-1 if walls else child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
+        if walls:
+            namespaces.wipe()
         if not last_word:
             return
         cpu_s = usage.ru_utime + usage.ru_stime
@@ -119,17 +122,22 @@ def serve(control: socket.socket, confinement: lockdown.Confinement) -> None:
 
 
 def main() -> None:
-    """Prepares this process and serves; arguments: a JSON object with `control` and `memory_bytes`."""
+    """Prepares this process and serves; arguments: a JSON object with `control`, `memory_bytes` and `walls`."""
     options = json.loads(sys.argv[1])
     control = socket.socket(fileno=options["control"])
     warm_up()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # where memory runs out, programs go first
-    confinement = lockdown.prepare(memory_bytes=options["memory_bytes"])
-    lockdown.lower_limit(resource.RLIMIT_FSIZE, 0)
+    walls = options["walls"]
+    if walls:
+        namespaces.enter()
+    confinement = lockdown.prepare(
+        memory_bytes=options["memory_bytes"], writable=namespaces.WRITABLE if walls else None
+    )
+    lockdown.lower_limit(resource.RLIMIT_FSIZE, namespaces.QUOTA_BYTES if walls else 0)
     lockdown.grow_stack(STACK_BYTES)
     gc.collect()
     gc.freeze()
     control.send(b"ready")
     os.dup2(1, 2)  # the parent read our errors up to here
-    serve(control, confinement)
+    serve(control, confinement, walls=walls)

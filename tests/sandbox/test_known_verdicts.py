@@ -47,12 +47,12 @@ def known_jobs(humaneval: Known, shared_data: Path) -> tuple[list[Job], dict[tup
 
 
 @pytest.mark.parametrize("step", [28, pytest.param(1, marks=pytest.mark.slow)])
-def test_model_completions_get_the_official_verdict(humaneval: Known, shared_data: Path, step: int) -> None:
+def test_model_completions_get_the_official_verdict(humaneval: Known, shared_data: Path, step: int, tier: str) -> None:
     jobs, official = known_jobs(humaneval, shared_data)
     assert len(jobs) == 8200
     wrong = []
     n_passed = 0
-    with open_sandbox(workers=2) as box:
+    with open_sandbox(workers=2, tier=tier) as box:
         for each, executions in box.run(jobs[::step]):
             found = verdict(each.problem, each.completion, executions)
             n_passed += found.passed is True

@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import InputError, SandboxUnavailable, UnknownName
 from harness.sandbox import open_sandbox, plain, pool, worker, zygote
+from harness.sandbox.tiers import TIERS
 from harness.types import Job, Limits, Status
 from harness.types import Test as Case
 
@@ -106,6 +107,42 @@ def test_sleeping_counts_only_after_a_second_run_and_loops_at_once(make_job: Any
     assert all(by_index[index].status == Status.passed for index in range(2, 6))
 
 
+def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> None:
+    loops = [make_job(f"while True: pass  # {index}", IS_NINE, index=index) for index in range(2)]
+    quick = [make_job(f"{SQUARE}# {index}", IS_NINE, index=index) for index in range(2, 40)]
+    late = make_job("sum(range(10**7))\n" + SQUARE, IS_NINE, index=40)
+    with open_sandbox(workers=1, limits=Limits(cpu_s=1, wall_s=6)) as box:
+        started = time.monotonic()
+        times = {}
+        found = {}
+        for job, (execution,) in box.run([loops[0], *quick, late, loops[1]]):
+            times[job.completion.index] = time.monotonic() - started
+            found[job.completion.index] = execution
+    assert max(times[index] for index in range(2, 40)) < times[0]
+    assert all(found[index].status == Status.passed for index in range(2, 41))
+    for index in (0, 1):
+        assert found[index].status == Status.timeout
+        assert (found[index].cpu_s or 0) > 0.9
+
+
+def test_problems_whose_right_programs_are_slow_are_given_time_at_once(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, given = worker.submit, []
+
+    def submit_and_note(each: worker.Worker, job: Job, limits: Limits, *, all_tests: bool) -> None:
+        given.append((job.completion.index, limits.wall_s))
+        submit(each, job, limits, all_tests=all_tests)
+
+    monkeypatch.setattr(pool, "MAX_ASIDE", 1)
+    first = make_job("import time\ntime.sleep(0.4)\n" + SQUARE, IS_NINE)
+    second = Job(problem=first.problem, completion=make_job(f"{SQUARE}# other", IS_NINE, index=1).completion)
+    with open_sandbox(workers=1, limits=Limits(wall_s=6)) as box:
+        monkeypatch.setattr(worker, "submit", submit_and_note)
+        assert [statuses(executions) for _, executions in box.run([first, second])] == [[Status.passed]] * 2
+    assert given == [(0, pool.FIRST_TRY_S), (0, 6), (1, 6)]
+
+
 @pytest.mark.parametrize("victim", ["judge", "zygote"])
 def test_a_dead_worker_costs_no_verdict(make_job: Any, victim: str) -> None:
     slow = "import time\ntime.sleep(0.5)\n" + SQUARE
@@ -124,9 +161,10 @@ def test_a_dead_worker_costs_no_verdict(make_job: Any, victim: str) -> None:
 def test_answer_that_takes_the_judge_for_ever_is_a_timeout(box: Any, make_job: Any) -> None:
     collide = "def f(x): return [k * (2**61 - 1) for k in range(60000)]"
     hashing = Case(id="0", kind="script", input="assert len(set(candidate(1))) == 1")
-    results = list(box.run([make_job(collide, hashing), make_job("def f(x): return [1]", hashing, index=1)]))
-    assert [statuses(executions) for _, executions in results] == [[Status.timeout], [Status.passed]]
-    assert "judging" in results[0][1][0].detail
+    jobs = [make_job(collide, hashing), make_job("def f(x): return [1]", hashing, index=1)]
+    found = {job.completion.index: execution for job, (execution,) in box.run(jobs)}
+    assert [found[index].status for index in (0, 1)] == [Status.timeout, Status.passed]
+    assert "judging" in found[0].detail
 
 
 def test_judge_that_always_dies_is_our_failure(make_job: Any) -> None:
@@ -192,8 +230,8 @@ def test_closed_sandbox_refuses() -> None:
         next(box.run([]))
 
 
-def test_version_names_what_matters(box: Any) -> None:
-    assert box.version.startswith("landlock, protocol ")
+def test_version_names_what_matters(box: Any, tier: str) -> None:
+    assert box.version.startswith(f"{tier}, protocol ")
     assert box.version.endswith(", stdlib")
 
 
@@ -201,8 +239,10 @@ def test_broken_promise_is_noticed_when_opening(monkeypatch: pytest.MonkeyPatch)
     started: list[worker.Worker] = []
     start = worker.start
     monkeypatch.setattr(worker, "start", lambda *args: started.append(start(*args)) or started[-1])
-    monkeypatch.setattr(pool, "PROBE", "import os\nos.listdir(os.path.dirname(os.__file__))\nprint('no_lists')")
-    with pytest.raises(SandboxUnavailable, match="no_lists"):
+    monkeypatch.setattr(pool, "probe", lambda tier: f"print('no_lists_in_{tier}')")
+    with pytest.raises(SandboxUnavailable, match="no_lists_in_landlock"):
         open_sandbox(workers=1)
-    assert started[0].judge.poll() is not None
-    assert started[0].zygote.poll() is not None
+    assert len(started) == len(TIERS)  # "auto" tries one after the other
+    for each in started:
+        assert each.judge.poll() is not None
+        assert each.zygote.poll() is not None

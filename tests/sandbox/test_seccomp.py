@@ -36,12 +36,13 @@ def decide(code: bytes, number: int, arguments: tuple[int, ...] = (), *, arch: i
             at += if_true if holds else if_false
 
 
-@pytest.mark.parametrize("judge", [False, True])
+@pytest.mark.parametrize(("judge", "files"), [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
-def test_only_listed_calls_are_allowed(monkeypatch: pytest.MonkeyPatch, machine: str, judge: bool) -> None:
+def test_only_listed_calls_are_allowed(monkeypatch: pytest.MonkeyPatch, machine: str, judge: bool, files: bool) -> None:
     monkeypatch.setattr(syscalls, "machine", lambda: machine)
-    code, arch = seccomp.build(judge=judge), syscalls.AUDIT_ARCH[machine]
+    code, arch = seccomp.build(judge=judge, files=files), syscalls.AUDIT_ARCH[machine]
     names = seccomp.PLAIN_CALLS.split() + (seccomp.JUDGE_CALLS if judge else [])
+    names += seccomp.FILE_CALLS.split() if files else []
     allowed = {syscalls.number(name) for name in names} | {syscalls.number("openat")}
     special = {
         syscalls.number(name) for name in ("ioctl", "fcntl", "clone", "clone3", "prlimit64", "socketpair", "sendto")

@@ -1,0 +1,31 @@
+"""`harness doctor`: what it says of this machine, and of one where a promise does not hold."""
+
+import subprocess
+import sys
+
+import pytest
+
+from harness import doctor
+from harness.sandbox import pool
+from harness.sandbox.tiers import PROMISES, probe
+
+
+def test_every_promise_is_in_the_table() -> None:
+    done = subprocess.run([sys.executable, "-m", "harness", "doctor"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for promises in PROMISES.values():
+        for promise in promises:
+            assert f"{promise}  " in done.stdout
+    assert "holds" in done.stdout
+    assert "Programs are run in " in done.stdout.splitlines()[-1]
+
+
+def test_a_broken_promise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "probe", lambda tier: "print('no_network')" if tier == "namespaces" else probe(tier))
+    found = doctor.examine()
+    assert "no_network" in found["namespaces"] or "did not start" in found["namespaces"]
+    assert not found["landlock"]
+    text = doctor.describe(found)
+    assert "BROKEN" in text or "did not start" in found["namespaces"]
+    assert "not here" in text
+    assert text.endswith("Programs are run in landlock.")
