@@ -21,7 +21,6 @@ MAX_TEXT = 200
 """Characters of an exception for people."""
 MAX_MESSAGE = 10_000
 """Characters of an exception's message for a test."""
-READY = wire.pack({"kind": "ready"})
 
 
 class NoInput(io.TextIOBase):
@@ -40,15 +39,14 @@ class NoInput(io.TextIOBase):
         return False
 
 
-def serve(channel: int) -> NoReturn:
-    """Reads the program from `channel`, then serves it until the judge hangs up. Never returns."""
-    wire.write_all(channel, READY)
-    request = wire.read_message(channel)
-    if request["main"]:
-        _run_main(channel, request["program"])
+def serve(channel: int, *, main: bool) -> NoReturn:
+    """Reads the program from `channel`, then runs it or serves it until the judge hangs up. Never returns."""
+    program = wire.read_body(channel).decode("utf-8", "surrogatepass")
+    if main:
+        _run_main(channel, program)
     sys.stdin = NoInput()
     module = _module("candidate")
-    wire.write_all(channel, wire.pack(_load(module, request["program"])))
+    wire.write_all(channel, wire.pack(_load(module, program)))
     namespace = vars(module)
     while True:
         try:

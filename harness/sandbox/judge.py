@@ -28,7 +28,7 @@ from harness.sandbox.program import (
     end,
     explain_death,
     last_word,
-    load,
+    loaded,
     over_limit,
     read_output,
     start,
@@ -66,18 +66,19 @@ class Desk:
         self.all_tests = False
 
 
-def judge_job(desk: Desk, source: str) -> Iterator[list[Report]]:
-    """Runs one program on the tests; yields the reports of each process as it has ended."""
+def judge_job(desk: Desk, source: str) -> Iterator[tuple[list[Report], bool]]:
+    """Runs one program on the tests; yields the reports of each process as it has ended, and whether it is the last."""
     done = 0
-    while done < len(desk.tests):
+    while True:
         kind, group = next(groupby(desk.tests[done:], key=lambda test: str(test["kind"])))
         if kind == "call":
             reports = judge_calls(desk, source, list(group))
         else:
             reports = [judge_single(desk, source, desk.tests[done])]
-        yield reports
         done += len(reports)
-        if not desk.all_tests and reports[-1]["status"] != "passed":
+        stop = done == len(desk.tests) or (not desk.all_tests and reports[-1]["status"] != "passed")
+        yield reports, stop
+        if stop:
             return
 
 
@@ -85,10 +86,10 @@ def judge_single(desk: Desk, source: str, test: Test) -> Report:
     """A script or stdio test in a process of its own."""
     if test["kind"] == "stdio":
         return judge_stdio(desk, source, test)
-    program = start(desk.control, desk.parent, desk.limits)
+    program = start(desk.control, desk.parent, desk.limits, source)
     outcome, usage = Outcome("sandbox_error", "the process of a program was not ended"), None
     try:
-        outcome = _loaded(program, source) or run_script(
+        outcome = _load_failure(program) or run_script(
             program, source, script=test["input"], setup=test["setup"], entry_point=desk.entry_point
         )
     except (ProgramEnded, Exception) as error:
@@ -99,10 +100,10 @@ def judge_single(desk: Desk, source: str, test: Test) -> Report:
 
 def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
     """Call tests in one process, in order, up to the first that fails (or that ends the process)."""
-    program = start(desk.control, desk.parent, desk.limits)
+    program = start(desk.control, desk.parent, desk.limits, source)
     outcomes: list[tuple[Outcome, str | None]] = []
     try:
-        failed = _loaded(program, source)
+        failed = _load_failure(program)
         if failed is not None:
             outcomes = [(failed, None)] * (len(tests) if desk.all_tests else 1)
         while len(outcomes) < len(tests) and (desk.all_tests or not outcomes or outcomes[-1][0].status == "passed"):
@@ -143,13 +144,13 @@ def judge_stdio(desk: Desk, source: str, test: Test) -> Report:
     """One run of the program as a main program; its output is compared here."""
     standard_input = _sealed(test["input"])
     reading, writing = os.pipe()
-    program = start(desk.control, desk.parent, desk.limits, descriptors=(standard_input, writing))
+    os.fchmod(writing, 0o622)  # a program of another user may open /dev/stdout
+    program = start(desk.control, desk.parent, desk.limits, source, descriptors=(standard_input, writing))
     os.close(standard_input)
     os.close(writing)
     output, last, ended = b"", {}, Outcome("passed")
     text = digest = None
     try:
-        load(program, source, main=True)
         output = read_output(program, reading, int(desk.limits["output_bytes"]))
         last = last_word(program)
     except (ProgramEnded, Exception) as error:
@@ -190,9 +191,9 @@ def _sealed(text: str) -> int:
     return descriptor
 
 
-def _loaded(program: Program, source: str) -> Outcome | None:
+def _load_failure(program: Program) -> Outcome | None:
     """None if the program's top level ran, else how it failed."""
-    answer = load(program, source)
+    answer = loaded(program)
     if answer["kind"] == "loaded":
         return None
     known = {"compile_error": "compile_error", "memory": "memory", "raised": "runtime_error"}
@@ -267,19 +268,17 @@ def serve(desk: Desk) -> None:
             desk.tests, desk.entry_point, desk.all_tests = job["tests"], job["entry_point"], job["all_tests"]
         desk.limits = job.get("limits", desk.limits)
         set_alarm(desk.limits)
-        for reports in judge_job(desk, job["program"]):
+        for reports, done in judge_job(desk, job["program"]):
             set_alarm(None)  # the parent may take its time to read
-            wire.write_all(descriptor, wire.pack({"reports": reports}))
-            set_alarm(desk.limits)
-        set_alarm(None)
-        wire.write_all(descriptor, wire.pack({"done": True}))
+            wire.write_all(descriptor, wire.pack({"reports": reports, "done": done}))
+            set_alarm(None if done else desk.limits)
 
 
 def main() -> None:
     """Prepares this process and serves; arguments: a JSON object with the descriptors `parent` and `control`."""
     options = json.loads(sys.argv[1])
     parent, control = socket.socket(fileno=options["parent"]), socket.socket(fileno=options["control"])
-    confinement = lockdown.prepare(memory_bytes=MEMORY_BYTES, judge=True)
+    confinement = lockdown.prepare("judge", memory_bytes=MEMORY_BYTES)
     sys.setrecursionlimit(RECURSION_LIMIT)
     if control.recv(16) != b"ready":
         raise SystemExit("the zygote did not start")

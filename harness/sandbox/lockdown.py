@@ -2,8 +2,8 @@
 
 Main functions: `prepare` once per process, `confine` where it must become harmless. In that order: no capabilities, no
 new privileges, resource limits, no access to files but the standard library, no system calls but those of computing and
-reading. Children inherit all of it. Not handled: the number of threads (only their memory is bounded), and hiding
-file names and sizes.
+reading. Children inherit all of it. Not handled: hiding file names and sizes; outside of namespaces, how many threads
+there are (only their memory is bounded).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from harness.sandbox import landlock, seccomp, syscalls
 
 MAX_OPEN_FILES = 64
+MAX_THREADS = 256
 
 
 class Confinement(NamedTuple):
@@ -23,28 +24,19 @@ class Confinement(NamedTuple):
     rules: int
     """File descriptor of the Landlock rules."""
     calls: seccomp.Filter
-    capabilities: bool
-    """Are there any left to drop?"""
 
 
-def prepare(*, memory_bytes: int, judge: bool = False, writable: str | None = None) -> Confinement:
+def prepare(role: seccomp.Role, *, memory_bytes: int, writable: str | None = None) -> Confinement:
     """Gives up privileges and sets the limits that children inherit; OSError where the machine lacks something.
 
-    With a `writable` folder, confined processes may keep files there, and this process keeps its capabilities, which
-    are those of its own user namespace.
+    With a `writable` folder, confined processes may keep files there.
     """
     syscalls.machine()
     old_landlock = landlock.version() < 3
-    confinement = Confinement(
-        rules=landlock.ruleset(writable),
-        calls=seccomp.Filter(
-            seccomp.build(judge=judge, files=writable is not None, refuse_truncation=old_landlock and writable is None)
-        ),
-        capabilities=writable is not None,
-    )
+    code = seccomp.build(role, files=writable is not None, refuse_truncation=old_landlock and writable is None)
+    confinement = Confinement(rules=landlock.ruleset(writable), calls=seccomp.Filter(code))
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    if writable is None:
-        syscalls.drop_capabilities()
+    syscalls.drop_capabilities()
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # no other process of this user may look into it
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
@@ -73,8 +65,6 @@ def grow_stack(size: int) -> None:
 
 def confine(confinement: Confinement) -> None:
     """After this the process can compute and talk over what it holds open, and little else."""
-    if confinement.capabilities:
-        syscalls.drop_capabilities()
     syscalls.call("landlock_restrict_self", confinement.rules, 0)
     confinement.calls.install()
 

@@ -1,17 +1,20 @@
 """Walls around the zygote of one worker: namespaces of its own and a small read-only root with a private /tmp.
 
 Main functions: `enter` once in the zygote, `wipe` after each program that has left files. Works for root and for any
-user where the kernel lets users make user namespaces: nothing of the outer system's rights is used or kept. The zygote
-keeps the rights that it has inside, for `wipe`; a program's process drops them. Not handled: sharing the walls' cost
+user where the kernel lets users make user namespaces: nothing of the outer system's rights is used or kept. What wipes
+is a process beside the zygote, which alone keeps the rights that it has inside. Not handled: sharing the walls' cost
 between workers, and cgroups.
 """
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
+import signal
 import struct
 import sys
+from collections.abc import Callable
 
 from harness.sandbox import landlock, syscalls
 
@@ -33,45 +36,98 @@ READ_ONLY = struct.pack("<QQQQ", 1 | 2, 0, 0, 0)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter() -> None:
-    """Moves this process behind the walls; it comes back as the first process of its own, its old self only waits.
+def enter() -> _socket.socket:
+    """Moves this process behind the walls; its old self stays to wait for it, and to wipe when asked by `wipe`.
 
     OSError where the machine does not allow it. Everything that must be read from outside has to be loaded before.
+    Started by root, the process goes on as nobody: the kernel counts no threads of root's.
     """
     user, group = os.getuid(), os.getgid()
+    maps = [(INNER_ID, user)] if user else [(0, 0), (INNER_ID, INNER_ID)]
+    scribe = _start_scribe(maps) if user == 0 else None
     flags = NEWUSER | NEWNS | NEWPID | NEWIPC | NEWUTS | NEWNET
     syscalls.checked(_libc.unshare(flags), "unshare")
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{INNER_ID} {user} 1"),
-        ("gid_map", f"{INNER_ID} {group} 1"),
-    ):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+    if scribe is None:
+        _write_maps("self", maps, [(INNER_ID, group)])
+    else:
+        scribe()
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     child = os.fork()
     if child:
-        os.closerange(3, 1 << 10)
+        ours.close()
+        os.dup2(theirs.detach(), 3)
+        os.closerange(4, 1 << 10)
+        _serve_wipes(_socket.socket(fileno=3))
         os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-    _build_root("/proc")
+    theirs.close()
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _build_root()
+    if user == 0:
+        os.setresgid(INNER_ID, INNER_ID, INNER_ID)
+        os.setresuid(INNER_ID, INNER_ID, INNER_ID)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user undoes it
+    return ours
 
 
-def wipe() -> None:
-    """Throws away every file that a program has left."""
+def wipe(helper: _socket.socket) -> None:
+    """Throws away every file that a program has left, if there is one."""
     if os.listdir(SCRATCH):
-        os.chdir("/")
+        helper.send(b"wipe")
+        if helper.recv(16) != b"wiped":
+            raise OSError("the files of a program could not be thrown away")
+        os.chdir(SCRATCH)
+
+
+def _serve_wipes(zygote: _socket.socket) -> None:
+    """Swaps the files' folder for a fresh one whenever asked, until the zygote has gone."""
+    while zygote.recv(16):
         syscalls.checked(_libc.umount2(SCRATCH.encode(), DETACH), "umount")
         _mount_scratch()
+        zygote.send(b"wiped")
+
+
+def _start_scribe(maps: list[tuple[int, int]]) -> Callable[[], None]:
+    """Another process, which stays outside and has root's right to map two users; call the result after unshare."""
+    reading, writing = os.pipe()
+    target = os.getpid()
+    scribe = os.fork()
+    if scribe == 0:
+        os.close(writing)
+        try:
+            os.read(reading, 1)
+            _write_maps(str(target), maps, maps)
+        except OSError as error:
+            os.write(2, f"{error}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    os.close(reading)
+
+    def finish() -> None:
+        os.close(writing)
+        if os.waitpid(scribe, 0)[1]:
+            raise OSError("the users of the new namespace could not be mapped")
+
+    return finish
+
+
+def _write_maps(process: str, users: list[tuple[int, int]], groups: list[tuple[int, int]]) -> None:
+    lines = [("setgroups", "deny")] if process == "self" else []
+    for name, pairs in (("uid_map", users), ("gid_map", groups)):
+        lines.append((name, "".join(f"{inner} {outer} 1\n" for inner, outer in pairs)))
+    for name, text in lines:
+        descriptor = os.open(f"/proc/{process}/{name}", os.O_WRONLY)
+        os.write(descriptor, text.encode())  # it takes one write only
+        os.close(descriptor)
 
 
 def _mount_scratch() -> None:
-    options = f"size={QUOTA_BYTES},nr_inodes={MAX_FILES},mode=700"
+    options = f"size={QUOTA_BYTES},nr_inodes={MAX_FILES},mode=700,uid={INNER_ID},gid={INNER_ID}"
     _mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
-    os.chdir(SCRATCH)
 
 
-def _build_root(place: str) -> None:
-    """Makes the new root at `place`, a folder whose contents nobody needs any more, and moves into it."""
+def _build_root() -> None:
+    """Makes the new root over a folder whose contents nobody needs any more, and moves into it."""
+    place = "/proc"
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     for source in _sources():
@@ -91,6 +147,7 @@ def _build_root(place: str) -> None:
     os.rmdir("/.old")
     _make_read_only("/", recursive=False)
     _mount_scratch()
+    os.chdir(SCRATCH)
 
 
 def _sources() -> list[str]:

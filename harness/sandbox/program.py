@@ -1,12 +1,13 @@
 """The judge's end of a program's process: start one, talk to it under a deadline, end it, and say how it ended.
 
-Main functions: `start`, `load`, `ask`, `read_output`, `end`. Whatever the process sends is read as hostile. The first
+Main functions: `start`, `loaded`, `ask`, `read_output`, `end`. Whatever the process sends is read as hostile. The first
 fatal thing that happens (death, deadline, garbled words) is kept in `Program.fatal` and decides, whatever comes after.
 Not handled: hostile values that hang the judge itself; its own alarm ends it, and the parent starts another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -16,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.sandbox import plain, wire
-from harness.sandbox.zygote import REPORT
+from harness.sandbox.zygote import CPU_TIME, LOOK, REPORT, SETUP_FAILED
 
 PIECE = 1 << 16
 NEARLY = 0.9
 """Of the memory limit: a process that was killed this close to it was killed by it."""
+LOOK_S = 0.01
 HALF = 0.5
 """Of the CPU limit: the kernel counts a limit in ticks and usage exactly, so the two can differ a good deal."""
 
@@ -59,6 +61,8 @@ class Program:
     control: socket.socket
     parent: socket.socket
     deadline: float
+    look_at: float
+    """When to look next at how much CPU time it has used."""
     cpu_limit_s: float
     memory_limit_bytes: int
     fatal: Outcome | None = None
@@ -69,40 +73,42 @@ class Program:
 
 
 def start(
-    control: socket.socket, parent: socket.socket, limits: dict[str, float], *, descriptors: tuple[int, ...] = ()
+    control: socket.socket,
+    parent: socket.socket,
+    limits: dict[str, float],
+    source: str,
+    *,
+    descriptors: tuple[int, ...] = (),
 ) -> Program:
-    """Asks the zygote for a process; `descriptors` become its standard input and output."""
+    """Has the zygote start a process and gives it the program; with `descriptors`, its standard input and output, it is
+    run as a main program."""
     ours, theirs = socket.socketpair()
-    cpu_limit_s = max(1, -int(-limits["cpu_s"] // 1))
     with theirs:
-        socket.send_fds(control, [b"%d" % cpu_limit_s], [theirs.fileno(), *descriptors])
+        socket.send_fds(control, [b"%f" % limits["cpu_s"]], [theirs.fileno(), *descriptors])
     ours.setblocking(False)
-    return Program(
+    now = time.monotonic()
+    program = Program(
         channel=ours,
         control=control,
         parent=parent,
-        deadline=time.monotonic() + limits["wall_s"],
-        cpu_limit_s=cpu_limit_s,
+        deadline=now + limits["wall_s"],
+        look_at=now + limits["cpu_s"],
+        cpu_limit_s=limits["cpu_s"],
         memory_limit_bytes=int(limits["memory_bytes"]),
     )
+    with contextlib.suppress(ProgramEnded):  # whoever asks next is told
+        _send(program, source.encode("utf-8", "surrogatepass"))
+    return program
 
 
-def load(program: Program, source: str, *, main: bool = False) -> wire.Message:
-    """Sends the source; the process's word on how loading went (for a main program: only that it is ready)."""
-    try:
-        _send(program, {"program": source, "main": main})  # it waits there: one change of processes fewer
-        if _receive(program).get("kind") != "ready":
-            raise SandboxFailed("the process of a program did not get ready")
-    except ProgramEnded:
-        if program.hit_wall:
-            raise
-        raise SandboxFailed("the process of a program could not be set up") from None
-    return {"kind": "ready"} if main else _receive(program)
+def loaded(program: Program) -> wire.Message:
+    """The process's word on how loading its program went."""
+    return _receive(program)
 
 
 def ask(program: Program, request: wire.Message) -> wire.Message:
     """One request and its answer."""
-    _send(program, request)
+    _send(program, plain.dumps(request))
     answer = _receive(program)
     program.spoke = True
     return answer
@@ -137,7 +143,10 @@ def end(program: Program) -> Usage:
     program.channel.close()
     try:
         program.control.send(b".")
-        report = program.control.recv(REPORT.size)
+        report = program.control.recv(256)
+        if report.startswith(SETUP_FAILED.encode()):
+            program.control.recv(256)
+            raise SandboxFailed(report.decode(errors="replace"))
     except OSError as error:
         raise SandboxFailed("the zygote has gone") from error
     if len(report) != REPORT.size:
@@ -158,7 +167,7 @@ def explain_death(program: Program, usage: Usage) -> Outcome:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU or (number == signal.SIGKILL and usage.cpu_s >= HALF * program.cpu_limit_s):
-            return Outcome("timeout", f"more than {program.cpu_limit_s:g} s of CPU time")
+            return Outcome("timeout", _beyond(program))
         if usage.max_rss_bytes >= NEARLY * program.memory_limit_bytes:
             return Outcome("memory", f"killed by signal {number} at the memory limit")
         return Outcome("runtime_error", f"killed by signal {number} ({signal.strsignal(number)})")
@@ -170,7 +179,7 @@ def over_limit(program: Program, usage: Usage) -> Outcome | None:
     if usage.cpu_s <= program.cpu_limit_s:
         return None
     program.hit_wall = False  # not for want of a free core: no repeat
-    return Outcome("timeout", f"more than {program.cpu_limit_s:g} s of CPU time")
+    return Outcome("timeout", _beyond(program))
 
 
 def word(message: wire.Message, name: str) -> str:
@@ -180,26 +189,46 @@ def word(message: wire.Message, name: str) -> str:
 
 
 def _wait(program: Program, descriptor: int, event: int) -> bool:
-    """Waits until `descriptor` is ready; ProgramEnded at the deadline. Exits if the parent has gone."""
+    """Waits until `descriptor` is ready; ProgramEnded when time is up. Exits if the parent has gone."""
     poller = select.poll()
     poller.register(descriptor, event)
     poller.register(program.parent, select.POLLRDHUP)
     while True:
-        left = program.deadline - time.monotonic()
-        ready = dict(poller.poll(max(0.0, left) * 1000)) if left > 0 else {}
+        now = time.monotonic()
+        ready = dict(poller.poll(max(0.0, min(program.deadline, program.look_at) - now) * 1000))
         if program.parent.fileno() in ready:
             os._exit(0)  # nobody is left to tell; the zygote and the program follow
         if descriptor in ready:
             return True
-        if left <= 0:
+        now = time.monotonic()
+        if now >= program.deadline:
             program.hit_wall = True
             raise give_up(program, "timeout", "out of wall-clock time")
+        if now >= program.look_at:
+            left = program.cpu_limit_s - _cpu_so_far(program)
+            if left <= 0:
+                raise give_up(program, "timeout", _beyond(program))
+            program.look_at = now + max(left, LOOK_S)
 
 
-def _send(program: Program, message: wire.Message) -> None:
+def _cpu_so_far(program: Program) -> float:
+    """CPU seconds by the zygote's word, finer than the kernel's own limit, which is in whole seconds."""
+    program.control.send(LOOK)
+    answer = program.control.recv(256)
+    if len(answer) != CPU_TIME.size:
+        raise SandboxFailed(answer.decode(errors="replace") or "the zygote has gone")
+    used: float = CPU_TIME.unpack(answer)[0]
+    return used
+
+
+def _beyond(program: Program) -> str:
+    return f"more than {program.cpu_limit_s:g} s of CPU time"
+
+
+def _send(program: Program, body: bytes) -> None:
     if program.fatal is not None:
         raise ProgramEnded(program.fatal.detail)
-    view = memoryview(wire.pack(message))
+    view = memoryview(wire.HEADER.pack(len(body)) + body)
     while view:
         try:
             view = view[program.channel.send(view) :]

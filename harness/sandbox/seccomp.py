@@ -1,9 +1,10 @@
 """The system-call filter: an allow-list as a BPF program, everything else fails with EPERM.
 
-Main function: `build`, then `install` in the process to be confined. The same list serves the program's process and the
-judge, which may also pass file descriptors. A call whose arguments matter has a rule of its own; the others are found
-by bisection, because the kernel walks the program once per call number at each install. Not handled: filtering by path
-(Landlock's part) and 32-bit calls (refused).
+Main functions: `build` for the judge or the zygote, `build_last` for a program, then `Filter.install`. A program's
+process inherits the zygote's list, which costs nothing, and adds a short filter that takes away what only the zygote
+needs (forking, killing, waiting): the kernel obeys the stricter of the two. A call whose arguments matter has a rule of
+its own; the others are found by bisection, because the kernel walks a filter once per call number at each install.
+Not handled: filtering by path (Landlock's part) and 32-bit calls (refused).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import errno
 import os
 import struct
 from collections.abc import Iterable
+from typing import Literal
 
 from harness.sandbox import syscalls
 
+Role = Literal["judge", "zygote"]
 Instruction = tuple[int, int, int, int]
 """Code, jump if true, jump if false, constant."""
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -42,7 +45,11 @@ PLAIN_CALLS = """
     readlinkat faccessat pselect6 ppoll set_robust_list get_robust_list epoll_pwait eventfd2 epoll_create1 dup3
     pipe2 preadv pwritev getcpu getrandom membarrier statx rseq close_range faccessat2 epoll_pwait2
 """
-JUDGE_CALLS = ["sendmsg", "recvmsg", "memfd_create"]
+JUDGE_CALLS = ["sendmsg", "recvmsg", "memfd_create", "fchmod"]
+ZYGOTE_CALLS = ["sendmsg", "recvmsg", "wait4", "kill", "seccomp"]
+"""What a program must not have; `build_last` takes it away, with the other uses of clone, prctl and prlimit64."""
+NEW_NAMESPACES = 0x7E020080
+SET_PDEATHSIG = 1
 FILE_CALLS = """
     fsync fdatasync truncate rename mkdir rmdir unlink mkdirat unlinkat renameat renameat2
 """
@@ -63,25 +70,30 @@ def _one_of(index: int, values: Iterable[int], otherwise: int) -> list[Instructi
     return [_argument(index), *tests, *_returns(FAIL | otherwise), *_returns(ALLOW)]
 
 
-def _special(*, judge: bool, files: bool, refuse_truncation: bool) -> dict[str, list[Instruction]]:
+THREADS_ONLY = [_argument(0), (ANY_BIT, 1, 0, CLONE_THREAD), *_returns(FAIL | errno.EPERM), *_returns(ALLOW)]
+PROCESSES = [_argument(0), (ANY_BIT, 0, 1, NEW_NAMESPACES), *_returns(FAIL | errno.EPERM), *_returns(ALLOW)]
+ITSELF_ONLY = _one_of(0, (0,), errno.EPERM)
+
+
+def _special(role: Role, *, files: bool, refuse_truncation: bool) -> dict[str, list[Instruction]]:
     """What decides about the calls whose arguments matter."""
-    threads_only = [_argument(0), (ANY_BIT, 1, 0, CLONE_THREAD), *_returns(FAIL | errno.EPERM), *_returns(ALLOW)]
     to_nobody = [  # an address would reach another socket
         _argument(4), (EQUAL, 1, 0, 0), *_returns(FAIL | errno.EPERM),
         _argument(4, high=True), (EQUAL, 1, 0, 0), *_returns(FAIL | errno.EPERM), *_returns(ALLOW),
     ]  # fmt: skip
     not_truncating = [_argument(2), (ANY_BIT, 0, 1, os.O_TRUNC), *_returns(FAIL | errno.EACCES), *_returns(ALLOW)]
-    commands = FCNTL_COMMANDS + ((1033,) if judge else ()) + (FCNTL_LOCKS if files else ())
+    commands = FCNTL_COMMANDS + ((1033,) if role == "judge" else ()) + (FCNTL_LOCKS if files else ())
+    zygote = {"clone": PROCESSES, "prlimit64": _returns(ALLOW), "prctl": _one_of(0, (SET_PDEATHSIG,), errno.EPERM)}
     return {
         "openat": not_truncating if refuse_truncation else _returns(ALLOW),
         "ioctl": _one_of(1, IOCTL_COMMANDS, errno.ENOTTY),
         "fcntl": _one_of(1, commands, errno.EINVAL),
-        "clone": threads_only,
+        "clone": THREADS_ONLY,
         "clone3": _returns(FAIL | errno.ENOSYS),  # its flags are out of reach; the C library then uses clone
-        "prlimit64": _one_of(0, (0,), errno.EPERM),
+        "prlimit64": ITSELF_ONLY,
         "socketpair": _one_of(0, (1,), errno.EAFNOSUPPORT),
         "sendto": to_nobody,
-    }
+    } | (zygote if role == "zygote" else {})
 
 
 def _bisect(ranges: list[tuple[int, int]]) -> list[Instruction]:
@@ -107,17 +119,33 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
-def build(*, judge: bool = False, files: bool = False, refuse_truncation: bool = False) -> bytes:
+def build(role: Role, *, files: bool = False, refuse_truncation: bool = False) -> bytes:
     """The filter's machine code. `files` for who may keep some; `refuse_truncation` for a Landlock too old for it."""
     program: list[Instruction] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, syscalls.AUDIT_ARCH[syscalls.machine()])]
     program += [*_returns(KILL), (LOAD, 0, 0, 0)]
     program += [(AT_LEAST, 0, 1, 0x40000000), *_returns(FAIL | errno.ENOSYS)]  # x86-64's third way of calling
-    for name, body in _special(judge=judge, files=files, refuse_truncation=refuse_truncation).items():
+    for name, body in _special(role, files=files, refuse_truncation=refuse_truncation).items():
         found = syscalls.number(name)
         if found is not None:
             program += [(EQUAL, 0, len(body), found), *body]
-    names = PLAIN_CALLS.split() + (JUDGE_CALLS if judge else []) + (FILE_CALLS.split() if files else [])
+    names = PLAIN_CALLS.split() + (JUDGE_CALLS if role == "judge" else ZYGOTE_CALLS)
+    names += FILE_CALLS.split() if files else []
     program += _bisect(_ranges(found for name in names if (found := syscalls.number(name)) is not None))
+    return _code(program)
+
+
+def build_last() -> bytes:
+    """What a program's process adds to the zygote's filter."""
+    program: list[Instruction] = [(LOAD, 0, 0, 0)]
+    bodies = dict.fromkeys([*ZYGOTE_CALLS, "prctl"], _returns(FAIL | errno.EPERM))
+    for name, body in (bodies | {"clone": THREADS_ONLY, "prlimit64": ITSELF_ONLY}).items():
+        found = syscalls.number(name)
+        assert found is not None
+        program += [(EQUAL, 0, len(body), found), *body]
+    return _code([*program, *_returns(ALLOW)])
+
+
+def _code(program: list[Instruction]) -> bytes:
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 
 
@@ -128,7 +156,8 @@ class Filter:
         self._code = ctypes.create_string_buffer(code, len(code))
         header = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(self._code))
         self._program = ctypes.create_string_buffer(header, len(header))
+        self._install = syscalls.prepared("seccomp", 1, 0, ctypes.addressof(self._program))
 
     def install(self) -> None:
         """Confines this process for good; it needs `no_new_privs`."""
-        syscalls.call("seccomp", ctypes.c_uint(1), ctypes.c_uint(0), self._program)
+        self._install()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -44,7 +45,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "landlock_restrict_self": (446, 446), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45),
     "rename": (82, None), "mkdir": (83, None), "rmdir": (84, None), "unlink": (87, None), "mkdirat": (258, 34),
     "unlinkat": (263, 35), "renameat": (264, 38), "renameat2": (316, 276), "pivot_root": (155, 41),
-    "mount_setattr": (442, 442),
+    "mount_setattr": (442, 442), "wait4": (61, 260), "kill": (62, 129), "prctl": (157, 167),
+    "fchmod": (91, 52),
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +84,20 @@ def call(name: str, *arguments: object) -> int:
     if found is None:
         raise OSError(f"{name} does not exist on this machine")
     return checked(_syscall(found, *arguments), name)
+
+
+def prepared(name: str, first: int, second: int, third: int) -> Callable[[], None]:
+    """The call of `name` with all done beforehand that would cost a fresh fork page faults."""
+    found = number(name)
+    if found is None:
+        raise OSError(f"{name} does not exist on this machine")
+    arguments = [ctypes.c_long(value) for value in (found, first, second, third)]
+
+    def make() -> None:
+        if _syscall(*arguments) < 0:
+            checked(-1, name)
+
+    return make
 
 
 def prctl(option: int, value: int) -> None:

@@ -1,5 +1,7 @@
 """Messages over a socket: four bytes of length (little-endian), then JSON in ASCII.
 
+The one exception is a program on its way to its process: its text as it is (`read_body`).
+
 Main functions: `pack`, and `read_message` and `write_all` for a process that does nothing else meanwhile. The judge and
 the parent, who wait for several sockets at once, have readers of their own. Not handled: deadlines.
 """
@@ -33,10 +35,15 @@ def read_exactly(descriptor: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
+def read_body(descriptor: int) -> bytes:
+    """What follows the next header; EOFError where the other side has gone."""
+    (size,) = HEADER.unpack(read_exactly(descriptor, HEADER.size))
+    return read_exactly(descriptor, size)
+
+
 def read_message(descriptor: int) -> Any:
     """The next message; EOFError where the other side has gone."""
-    (size,) = HEADER.unpack(read_exactly(descriptor, HEADER.size))
-    return json.loads(read_exactly(descriptor, size))
+    return json.loads(read_body(descriptor))
 
 
 def write_all(descriptor: int, data: bytes) -> None:

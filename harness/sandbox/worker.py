@@ -173,10 +173,10 @@ def collect(worker: Worker) -> list[dict[str, Any]] | None:
         raise _died(worker)
     worker.buffer += piece
     while (message := _next_message(worker.buffer)) is not None:
-        if message.get("done"):
+        worker.reports.extend(message["reports"])
+        if message["done"]:
             worker.job = None
             return worker.reports
-        worker.reports.extend(message["reports"])
     return None
 
 

@@ -36,11 +36,19 @@ def decide(code: bytes, number: int, arguments: tuple[int, ...] = (), *, arch: i
             at += if_true if holds else if_false
 
 
+def decide_both(first: bytes, last: bytes, number: int, arguments: tuple[int, ...] = (), *, arch: int) -> str:
+    """The stricter of two filters, as the kernel has it."""
+    found = [decide(code, number, arguments, arch=arch) for code in (first, last)]
+    return next((each for each in found if each != "allow"), "allow")
+
+
 @pytest.mark.parametrize(("judge", "files"), [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
 def test_only_listed_calls_are_allowed(monkeypatch: pytest.MonkeyPatch, machine: str, judge: bool, files: bool) -> None:
     monkeypatch.setattr(syscalls, "machine", lambda: machine)
-    code, arch = seccomp.build(judge=judge, files=files), syscalls.AUDIT_ARCH[machine]
+    arch = syscalls.AUDIT_ARCH[machine]
+    code = seccomp.build("judge" if judge else "zygote", files=files)
+    last = code if judge else seccomp.build_last()
     names = seccomp.PLAIN_CALLS.split() + (seccomp.JUDGE_CALLS if judge else [])
     names += seccomp.FILE_CALLS.split() if files else []
     allowed = {syscalls.number(name) for name in names} | {syscalls.number("openat")}
@@ -49,9 +57,9 @@ def test_only_listed_calls_are_allowed(monkeypatch: pytest.MonkeyPatch, machine:
     }
     for number in range(500):
         if number not in special:
-            assert decide(code, number, arch=arch) == ("allow" if number in allowed else "EPERM"), number
+            assert decide_both(code, last, number, arch=arch) == ("allow" if number in allowed else "EPERM"), number
     for forbidden in (FORBIDDEN if machine == "x86_64" else FORBIDDEN_ARM).values():
-        assert decide(code, forbidden, arch=arch) == "EPERM"
+        assert decide_both(code, last, forbidden, arch=arch) == "EPERM"
     assert decide(code, 0, arch=1) == "kill"
     assert decide(code, 0x40000000, arch=arch) == "ENOSYS"
 
@@ -86,12 +94,38 @@ def test_calls_whose_arguments_matter(
     monkeypatch.setattr(syscalls, "machine", lambda: machine)
     number, arch = syscalls.number(name), syscalls.AUDIT_ARCH[machine]
     assert number is not None
-    assert decide(seccomp.build(), number, arguments, arch=arch) == expected
+    found = decide_both(seccomp.build("zygote"), seccomp.build_last(), number, arguments, arch=arch)
+    assert found == expected
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("clone", (0x1200011,), "allow"),  # what fork asks for
+        ("clone", (0x10000011,), "EPERM"),  # a user namespace
+        ("clone", (0x91,), "EPERM"),  # a time namespace
+        ("prctl", (1, 9), "allow"),
+        ("prctl", (38, 1), "EPERM"),
+        ("prlimit64", (7, 0), "allow"),
+        ("kill", (7, 9), "allow"),
+        ("wait4", (7,), "allow"),
+        ("seccomp", (1, 0, 0), "allow"),
+    ],
+)
+def test_what_the_zygote_may_do_and_programs_not(
+    monkeypatch: pytest.MonkeyPatch, machine: str, name: str, arguments: tuple[int, ...], expected: str
+) -> None:
+    monkeypatch.setattr(syscalls, "machine", lambda: machine)
+    number, arch = syscalls.number(name), syscalls.AUDIT_ARCH[machine]
+    assert number is not None
+    assert decide(seccomp.build("zygote"), number, arguments, arch=arch) == expected
+    assert decide(seccomp.build_last(), number, arguments, arch=arch) == "EPERM"
 
 
 def test_old_landlock_leaves_truncation_to_the_filter() -> None:
     number, arch = syscalls.number("openat"), syscalls.AUDIT_ARCH[syscalls.machine()]
     assert number is not None
-    code = seccomp.build(refuse_truncation=True)
+    code = seccomp.build("zygote", refuse_truncation=True)
     assert decide(code, number, (0, 0, 0o1000), arch=arch) == "EACCES"
     assert decide(code, number, (0, 0, 0), arch=arch) == "allow"
