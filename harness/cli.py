@@ -53,6 +53,15 @@ Workers = Annotated[
     int | None, typer.Option("--workers", "-w", min=1, help="Programs graded side by side.", show_default="cores")
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="CPU seconds for one program on one test.")]
+GoldFactor = Annotated[
+    float,
+    typer.Option(
+        "--gold_factor",
+        min=0,
+        help="Limit a program to so many times its problem's gold solution, where there is one, between "
+        "half a second of CPU time and --timeout; 0: --timeout for all.",
+    ),
+]
 Memory = Annotated[int, typer.Option("--mem_limit", min=64, help="MiB of memory for one program.")]
 SandboxTier = Annotated[
     str, typer.Option("--sandbox", help="How programs are isolated: auto, namespaces or landlock (harness doctor).")
@@ -110,6 +119,7 @@ def eval_command(
     system_instruction: Annotated[str | None, typer.Option("--system_instruction", help="System message.")] = None,
     workers: Workers = None,
     timeout: Timeout = 3.0,
+    gold_factor: GoldFactor = 20.0,
     mem_limit: Memory = 2048,
     sandbox: SandboxTier = "auto",
     all_tests: Annotated[
@@ -152,7 +162,7 @@ def eval_command(
             task_args=_task_arguments(tasks, task_args, num_fewshot),
             k=k,
             budget=budget,
-            limits=_limits(timeout, mem_limit),
+            limits=_limits(timeout, mem_limit, gold_factor),
             limit=limit,
             samples=samples,
             workers=workers,
@@ -174,14 +184,23 @@ def score(
     mem_limit: Annotated[
         int | None, typer.Option("--mem_limit", min=64, help="MiB for a program.", show_default="as before")
     ] = None,
+    gold_factor: Annotated[
+        float | None, typer.Option("--gold_factor", min=0, help="As in eval.", show_default="as before")
+    ] = None,
     sandbox: SandboxTier = "auto",
     k: Annotated[str | None, typer.Option("--k", help="The ks of pass@k.", show_default="as before")] = None,
 ) -> None:
     """Grade the completions of a run again, without sampling; says how many verdicts changed."""
     from harness.finished import rescore
     from harness.progress import bars
+    from harness.store import read_manifest
 
-    limits = None if timeout is None and mem_limit is None else _limits(timeout or 3.0, mem_limit or 2048)
+    before = read_manifest(run / "manifest.json").limits
+    limits = _limits(
+        before.cpu_s if timeout is None else timeout,
+        before.memory_bytes >> 20 if mem_limit is None else mem_limit,
+        before.gold_factor if gold_factor is None else gold_factor,
+    )
     with bars(_note) as progress, _resumable():
         results, changes = rescore(run, limits=limits, workers=workers, tier=sandbox, k=k, progress=progress)
     typer.echo(f"{len(changes)} verdicts changed" + (":" if changes else "."))
@@ -285,29 +304,47 @@ def convert(
         typer.echo(f"wrote {path}")
 
 
+class SelftestPart(StrEnum):
+    """What `harness selftest` can be limited to."""
+
+    gold = "gold"
+    attacks = "attacks"
+    odd = "odd"
+
+
 @app.command()
 def selftest(
-    tasks: Tasks,
+    tasks: Annotated[
+        str, typer.Option("--tasks", "-t", help="Grade the gold solutions of these tasks too (harness ls).")
+    ] = "",
     task_args: TaskArgs = None,
+    only: Annotated[SelftestPart | None, typer.Option("--only", help="Run only this part.")] = None,
     workers: Workers = None,
     timeout: Timeout = 3.0,
     mem_limit: Memory = 2048,
     sandbox: SandboxTier = "auto",
 ) -> None:
-    """Run every gold solution of tasks through the grader, and list those that fail, and why."""
-    from harness.selftest import run_gold
+    """Try the grader: programs that cheat or do harm must fail, odd but correct ones and gold solutions must pass.
 
-    failures = 0
-    arguments, limits = _task_arguments(tasks, task_args, None), _limits(timeout, mem_limit)
-    for task, graded in run_gold(tasks, arguments, limits, workers=workers, tier=sandbox):
-        failed = [verdict for verdict in graded if verdict.passed is not True]
-        failures += len(failed)
-        without = len(task.problems) - len(graded)
-        note = f" ({without} problems have none)" if without else ""
-        typer.echo(f"{task.name}: {len(graded) - len(failed)} of {len(graded)} gold solutions pass{note}")
-        for verdict in failed:
-            typer.echo(f"  {verdict.problem_id}: {verdict.status}: {verdict.detail}")
-    if failures:
+    Takes about half a minute; --timeout and --mem_limit are for gold solutions. Leaderboards quote what it found.
+    """
+    from harness import selftest
+    from harness.store import selftest_file
+
+    if only == SelftestPart.gold and not tasks:
+        raise InputError("--only gold needs --tasks: name the tasks whose gold solutions are to be graded.")
+    found = selftest.selftest(
+        tasks=tasks,
+        task_args=_task_arguments(tasks, task_args, None),
+        only=None if only is None else only.value,
+        limits=_limits(timeout, mem_limit),
+        workers=workers,
+        tier=sandbox,
+    )
+    typer.echo(selftest.describe(found))
+    if only is None:
+        selftest.save(found, selftest_file(found.sandbox))
+    if selftest.failures(found):
         raise typer.Exit(1)
 
 
@@ -332,10 +369,11 @@ def _task_arguments(tasks: str, given: list[str] | None, num_fewshot: int | None
     return arguments
 
 
-def _limits(timeout: float, mem_limit: int) -> Any:
+def _limits(timeout: float, mem_limit: int, gold_factor: float = 20.0) -> Any:
     from harness.types import Limits
 
-    return Limits(cpu_s=timeout, wall_s=max(10.0, 3 * timeout), memory_bytes=mem_limit << 20)
+    wall_s = max(10.0, 3 * timeout)
+    return Limits(cpu_s=timeout, gold_factor=gold_factor, wall_s=wall_s, memory_bytes=mem_limit << 20)
 
 
 @contextlib.contextmanager

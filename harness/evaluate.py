@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from harness import manifest, registry
+from harness import gold, manifest, registry
 from harness.config import arguments_by_task, parse_arguments, parse_ks, parse_list
 from harness.errors import HarnessError, InputError, UnknownName
 from harness.progress import Progress, silent
@@ -119,7 +119,8 @@ def grade_all(
 ) -> None:
     """Samples what the run lacks and grades what it has not graded; every record is stored as soon as it is there."""
     problems = [problem for task in tasks for problem in task.problems]
-    problem_of = {problem.id: problem for problem in problems}
+    cpu_limits = gold.cpu_limits(run, tasks, sandbox, wanted=wanted, progress=progress) if sandbox else {}
+    problem_of = {problem.id: _limited(problem, cpu_limits.get(problem.id)) for problem in problems}
     task_of = {problem.id: task for task in tasks for problem in task.problems}
     ungraded = [c for key, c in run.completions.items() if key not in run.verdicts and c.problem_id in wanted]
     promised = {name: n for name, n in sampler.counts(problems, budget).items() if name in wanted}
@@ -161,6 +162,10 @@ def grade_all(
         store_verdict(job.completion, executions)
 
 
+def _limited(problem: Problem, cpu_s: float | None) -> Problem:
+    return problem if cpu_s is None else msgspec.structs.replace(problem, cpu_s=cpu_s)
+
+
 def _check_completion(completion: Completion, run: Run, wanted: set[str]) -> None:
     """A sampler that breaks its promise must not break a run."""
     key = (completion.problem_id, completion.index)
@@ -177,12 +182,13 @@ def _no_programs(jobs: Iterator[Job]) -> Iterator[tuple[Job, tuple[Execution, ..
 
 
 def finish(run: Run, problems: Sequence[Problem], *, ks: Sequence[int], n: int | None, wanted: set[str]) -> Results:
-    """All metrics of what the run holds, written to its results.json."""
+    """All metrics of what the run holds, written to its results.json; beside it what is known of its grader."""
     from harness import estimates, results  # numpy and scipy: `harness --help` is to come at once
 
     completions = [c for c in run.completions.values() if c.problem_id in wanted]
     final = estimates.estimate(results.collect(problems, completions, run.verdicts, n=n), ks)
     run.write_results(results.to_json(final))
+    run.copy_selftest()
     return final
 
 

@@ -137,6 +137,9 @@ def _swap(new: Path, old: Path) -> None:
     (old / "verdicts.jsonl").replace(old / "verdicts.previous.jsonl")
     for name in ("executions.jsonl", "verdicts.jsonl", "results.json", "manifest.json"):
         (new / name).replace(old / name)
+    for name in ("limits.json", "selftest.json"):
+        if (new / name).is_file():
+            (new / name).replace(old / name)
 
 
 def _changes(before: Iterable[Verdict], after: Mapping[Key, Verdict]) -> list[str]:

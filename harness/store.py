@@ -1,6 +1,7 @@
 """The run folder: a manifest, append-only JSONL, resumed by default and safe against a kill at any moment.
 
-    runs/<name>/  manifest.json  completions.jsonl  executions.jsonl  verdicts.jsonl  results.json
+    runs/<name>/  manifest.json  completions.jsonl  executions.jsonl  verdicts.jsonl  limits.json
+                  results.json  selftest.json
 
 `open_run(path, manifest)` starts a folder or goes on with it. A line counts once it ends in a newline: a torn last
 line is dropped with a notice. A completion's executions are written before its verdict, and the verdict commits them:
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,8 @@ class Run:
     completions: dict[Key, Completion]
     verdicts: dict[Key, Verdict]
     notices: list[str]
+    cpu_limits: dict[str, float] = field(default_factory=dict)
+    """CPU seconds by problem id, where they are not the manifest's."""
     _files: dict[str, BinaryIO] = field(default_factory=dict)
     _finished: bool = True
 
@@ -56,9 +60,20 @@ class Run:
         self.verdicts[verdict.problem_id, verdict.index] = verdict
         self._append("verdicts", verdict)
 
+    def write_cpu_limits(self, limits: dict[str, float]) -> None:
+        """Stores the CPU limits of problems; whoever goes on with the run has the same."""
+        self.cpu_limits = limits
+        write_atomically(self.path / "limits.json", json.dumps(limits, indent=1, sort_keys=True) + "\n")
+
     def write_results(self, results: dict[str, Any]) -> None:
         """Replaces results.json in one step."""
         write_atomically(self.path / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+    def copy_selftest(self) -> None:
+        """Keeps what `harness selftest` found here of this run's sandbox, if it was run, for the leaderboard."""
+        found = selftest_file(self.manifest.sandbox)
+        if os.access(found, os.R_OK):
+            write_atomically(self.path / "selftest.json", found.read_text(encoding="utf-8"))
 
     def _append(self, name: str, record: Completion | Execution | Verdict) -> None:
         if self._finished:
@@ -89,6 +104,7 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
             completions=completions,
             verdicts=verdicts,
             notices=notices,
+            cpu_limits=_read_cpu_limits(path / "limits.json"),
             _files={
                 name: stack.enter_context((path / f"{name}.jsonl").open("ab"))
                 for name in ("completions", "executions", "verdicts")
@@ -97,6 +113,15 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
         yield run
         for file in run._files.values():
             os.fsync(file.fileno())
+
+
+def _read_cpu_limits(path: Path) -> dict[str, float]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} is damaged ({error}): remove it, and the limits are measured again.") from error
 
 
 @contextlib.contextmanager
@@ -159,6 +184,12 @@ def read_manifest(path: Path) -> Manifest:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except msgspec.DecodeError as error:
         raise InputError(f"{path} is not a manifest of ours ({error}): choose another folder.") from error
+
+
+def selftest_file(sandbox: str) -> Path:
+    """Where `harness selftest` leaves what it found of a sandbox of this version: in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "treatment-harness", f"selftest-{hashlib.sha256(sandbox.encode()).hexdigest()[:8]}.json")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -84,6 +84,8 @@ class Problem(Record, frozen=True):
     stop: tuple[str, ...] = ()
     """Where a model that continues the prompt is to stop, unless the budget says; not used for chat replies."""
     level: str | None = None
+    cpu_s: float | None = None
+    """CPU seconds for a program on one test, where the dataset says; None: from the gold solution, or the limits'."""
     meta: dict[str, Any] = {}
 
 
@@ -130,6 +132,10 @@ class Limits(Record, frozen=True, omit_defaults=False):
     """What one program may use on one test; a script test counts as one."""
 
     cpu_s: float = 3.0
+    gold_factor: float = 20.0
+    """Where there is a gold solution, a program has so many times its CPU time (`harness.gold`), within `min_cpu_s` and
+    `cpu_s`. 0: every program has `cpu_s`."""
+    min_cpu_s: float = 0.5
     wall_s: float = 10.0
     """Only a backstop: a program that ran out of wall clock alone is run again, by itself, before that counts."""
     memory_bytes: int = 2 << 30

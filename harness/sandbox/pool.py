@@ -28,6 +28,9 @@ MAX_REMEMBERED = 4096
 """Programs whose executions are kept for equal ones to come, and jobs that wait for an equal one under way."""
 FIRST_TRY_S = 0.25
 """Wall clock of the first try on one test."""
+WORTH_A_FIRST_TRY_S = 1.0
+ALONE_FACTOR, ALONE_S = 2.0, 1.0
+"""Wall clock of a program that runs alone: so many times its CPU limit, and so many seconds more."""
 MAX_ASIDE = 64
 """Programs put aside while there are others; beyond it their turn comes."""
 
@@ -45,7 +48,7 @@ class Pool:
         self._all_tests = all_tests
         self._running = False
         self._closed = False
-        self._first_limits = msgspec.structs.replace(limits, wall_s=min(limits.wall_s, FIRST_TRY_S))
+        self._limits_of: dict[tuple[float | None, bool], Limits] = {}
         self._workers: list[Worker | None] = [None] * workers
         try:
             for position in range(workers):
@@ -105,7 +108,7 @@ class Pool:
                 if job is not None and known is not None:
                     yield job, known
                 elif job is not None:
-                    limits = self._limits if stream.is_patient(job) else self._first_limits
+                    limits = self._limits_for(job.problem, first_try=not stream.is_patient(job))
                     busy[idle[0]] = self._give(idle[0], job, limits)
                 if not busy:
                     continue
@@ -120,6 +123,18 @@ class Pool:
                     stream.put_aside(job)
                 elif job is not None and executions is not None:
                     yield from stream.finish(job, executions)
+
+    def _limits_for(self, problem: Problem, *, first_try: bool) -> Limits:
+        """The problem's CPU limit in place of everybody's; a first try is short only where that saves a good deal."""
+        key = problem.cpu_s, first_try
+        if key not in self._limits_of:
+            limits = self._limits
+            if problem.cpu_s is not None:
+                limits = msgspec.structs.replace(limits, cpu_s=problem.cpu_s)
+            if first_try and limits.cpu_s >= WORTH_A_FIRST_TRY_S:
+                limits = msgspec.structs.replace(limits, wall_s=min(limits.wall_s, FIRST_TRY_S))
+            self._limits_of[key] = limits
+        return self._limits_of[key]
 
     def _ready(self, busy: dict[int, Worker], timeout: float | None) -> list[int]:
         """Positions of the workers with news, or beyond their last deadline."""
@@ -169,7 +184,9 @@ class Pool:
 
     def _run_alone(self, job: Job) -> Executions:
         """A second and last try, with no other worker busy."""
-        each = self._give(0, job, self._limits)
+        limits = self._limits_for(job.problem, first_try=False)
+        enough = min(limits.wall_s, limits.cpu_s * ALONE_FACTOR + ALONE_S)  # nobody else wants the core
+        each = self._give(0, job, msgspec.structs.replace(limits, wall_s=enough))
         while each.job is not None:
             self._ready({0: each}, None)
             try:

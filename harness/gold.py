@@ -1,0 +1,57 @@
+"""How long does a right program take? Each problem's CPU limit follows from its gold solution's own time.
+
+Main function: `cpu_limits`. A program may use `Limits.gold_factor` times what the gold solution used, at least
+`Limits.min_cpu_s` and at most `Limits.cpu_s`: an endless loop then costs half a second and not three, and a problem
+that needs long gets long. The limits are kept in the run folder, so that a run that is gone on with judges alike.
+Not handled: problems without a gold solution, or whose gold solution fails (told in a note): theirs is `Limits.cpu_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from harness.progress import Progress, silent
+from harness.store import Run
+from harness.types import Job, Limits, Sandbox, Status, Task
+
+SHOWN = 3
+"""Problems named in a note."""
+
+
+def cpu_limits(
+    run: Run, tasks: Sequence[Task], sandbox: Sandbox, *, wanted: Collection[str], progress: Progress = silent
+) -> dict[str, float]:
+    """CPU seconds by problem id, for those of the `wanted` problems that have tests and a gold solution."""
+    limits = run.manifest.limits
+    if not limits.gold_factor:
+        return {}
+    failed = []
+    found = dict(run.cpu_limits)
+    for job, executions in sandbox.run(_gold_jobs(tasks, set(wanted) - found.keys())):
+        seconds = limits.cpu_s
+        if all(one.status == Status.passed for one in executions):
+            seconds = _limit(limits, max(one.cpu_s or 0.0 for one in executions))
+        else:
+            failed.append(job.problem.id)
+        found[job.problem.id] = seconds
+    if failed:
+        more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        progress.note(f"the gold solution fails its own tests: {', '.join(failed[:SHOWN])}{more} (harness selftest).")
+    if found != run.cpu_limits:
+        run.write_cpu_limits(found)
+    return found
+
+
+def _gold_jobs(tasks: Sequence[Task], wanted: set[str]) -> Iterator[Job]:
+    for task in tasks:
+        for problem in task.problems:
+            if problem.id in wanted and problem.tests and problem.cpu_s is None:
+                completion = task.gold(problem)
+                if completion is not None:
+                    yield Job(problem=problem, completion=task.extract(problem, completion))
+
+
+def _limit(limits: Limits, gold_s: float) -> float:
+    """Rounded up to a tenth of a second: the measured time never repeats exactly."""
+    tenths = -int(-10 * limits.gold_factor * gold_s // 1)
+    return min(limits.cpu_s, max(limits.min_cpu_s, tenths / 10))
