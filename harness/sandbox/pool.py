@@ -29,6 +29,8 @@ MAX_REMEMBERED = 4096
 FIRST_TRY_S = 0.25
 """Wall clock of the first try on one test."""
 WORTH_A_FIRST_TRY_S = 1.0
+WALL_FACTOR, WALL_S = 4.0, 2.0
+"""Wall clock of a program whose problem has a CPU limit of its own, at most: so many times it, and so many seconds."""
 ALONE_FACTOR, ALONE_S = 2.0, 1.0
 """Wall clock of a program that runs alone: so many times its CPU limit, and so many seconds more."""
 MAX_ASIDE = 64
@@ -130,7 +132,8 @@ class Pool:
         if key not in self._limits_of:
             limits = self._limits
             if problem.cpu_s is not None:
-                limits = msgspec.structs.replace(limits, cpu_s=problem.cpu_s)
+                wall_s = min(limits.wall_s, problem.cpu_s * WALL_FACTOR + WALL_S)
+                limits = msgspec.structs.replace(limits, cpu_s=problem.cpu_s, wall_s=wall_s)
             if first_try and limits.cpu_s >= WORTH_A_FIRST_TRY_S:
                 limits = msgspec.structs.replace(limits, wall_s=min(limits.wall_s, FIRST_TRY_S))
             self._limits_of[key] = limits

@@ -70,6 +70,9 @@ class Program:
     spoke: bool = False
     """It gave an answer or output: what then goes wrong in the judge is its doing."""
     buffer: bytearray = field(default_factory=bytearray)
+    poller: select.poll = field(default_factory=select.poll)
+    polled: tuple[int, int] = (-1, 0)
+    """Descriptor and event that the poller is for."""
 
 
 def start(
@@ -190,9 +193,12 @@ def word(message: wire.Message, name: str) -> str:
 
 def _wait(program: Program, descriptor: int, event: int) -> bool:
     """Waits until `descriptor` is ready; ProgramEnded when time is up. Exits if the parent has gone."""
-    poller = select.poll()
-    poller.register(descriptor, event)
-    poller.register(program.parent, select.POLLRDHUP)
+    poller = program.poller
+    if (descriptor, event) != program.polled:
+        poller = select.poll()
+        poller.register(descriptor, event)
+        poller.register(program.parent, select.POLLRDHUP)
+        program.poller, program.polled = poller, (descriptor, event)
     while True:
         now = time.monotonic()
         ready = dict(poller.poll(max(0.0, min(program.deadline, program.look_at) - now) * 1000))
