@@ -25,6 +25,7 @@ from harness.errors import InputError
 from harness.finished import results_of
 from harness.metrics.subsets import pass_at_k
 from harness.results import percent, spread
+from harness.selftest import read, sentence
 from harness.store import read_manifest, read_results
 from harness.types import Estimate, Manifest
 
@@ -47,6 +48,8 @@ class Entry:
     counts: dict[str, dict[str, Any]]
     problems: dict[str, dict[str, dict[str, Any]]]
     """n, c, split and level by task and problem."""
+    selftest: str = ""
+    """What is known of the grader, in a sentence; empty for a run that needed no sandbox or is not finished."""
 
 
 def render(runs: Sequence[Path], *, format: str = "markdown", by: str | None = None) -> str:
@@ -91,7 +94,18 @@ def _entry(path: Path) -> Entry:
         task: {name: msgspec.convert({"name": name} | fields, Estimate) for name, fields in metrics.items()}
         for task, metrics in results["tasks"].items()
     }
-    return Entry(path.resolve().name, manifest, estimates, results["counts"], results["problems"])
+    return Entry(
+        path.resolve().name, manifest, estimates, results["counts"], results["problems"], _selftest(path, manifest)
+    )
+
+
+def _selftest(path: Path, manifest: Manifest) -> str:
+    if manifest.sandbox == "none needed":
+        return ""
+    found = read(path / "selftest.json") if (path / "selftest.json").is_file() else None
+    if found is None or found.sandbox != manifest.sandbox:
+        return "Grader not self-tested here: run `harness selftest`."
+    return sentence(found)
 
 
 def _value(entry: Entry, column: tuple[str, str]) -> float | None:
@@ -124,6 +138,7 @@ def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], plac
         "",
         tabulate(rows, headers=header, tablefmt="github", disable_numparse=True),
         "",
+        *itertools.chain.from_iterable((line, "") for line in _selftests(entries)),
         "Values are percent with 95% intervals over problems. Runs share a rank unless a paired test on their common "
         f"problems tells them apart on {' '.join(columns[0])} (5%, Holm over all pairs). "
         "*PARTIAL*: not all problems of the task have completions. *UNFINISHED*: the run has no results yet. Ungraded "
@@ -135,6 +150,15 @@ def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], plac
         *itertools.chain.from_iterable(_provenance(entry) for entry in entries),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _selftests(entries: Sequence[Entry]) -> list[str]:
+    """What is known of the graders; where that differs between runs, a line for each with the runs' names."""
+    runs: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.selftest:
+            runs.setdefault(entry.selftest, []).append(entry.name)
+    return [f"{', '.join(names)}: {line}" if len(runs) > 1 else line for line, names in runs.items()]
 
 
 def _cell(entry: Entry, column: tuple[str, str]) -> str:

@@ -3,6 +3,8 @@
 Main functions: `encode` and `loads`. `loads` reads hostile data: it builds nothing but built-in and standard-library
 values, and refuses what is too large, too deep or made of equal hashes. What is not plain data arrives as an `Opaque`,
 equal to nothing. Subclasses of built-in types travel by value, without a call of any method that they could override.
+numpy arrays and scalars that a program gives arrive as what `tolist()` and `item()` give, nested lists and Python
+numbers: the judge has no numpy, and an array is then equal to the list of its numbers, not to a tuple.
 Not handled: identity, mutation of arguments, and values shared within a value (they arrive as copies).
 
 JSON: None, bool, most str, small int, finite float and list are themselves; all else is an object with one tag as key.
@@ -11,6 +13,7 @@ JSON: None, bool, most str, small int, finite float and list are themselves; all
 from __future__ import annotations
 
 import json
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta
@@ -20,81 +23,34 @@ from itertools import islice
 from math import isfinite
 from typing import Any
 
-MAX_BYTES = 4 << 20
-"""Of one encoded value."""
-MAX_DEPTH = 200
-MAX_INT_BITS = 1 << 22
-MAX_ITEMS = 100_000
-"""That are taken from a generator or iterator."""
-MAX_RANGE = MAX_BYTES // 2
-"""Numbers in a range: as many as a list of one-digit numbers could hold."""
-MAX_EQUAL_HASHES = 256
-"""In one set or dict: equal hashes make it quadratic to build, and honest data has none."""
-SMALL_INT = 10**15
-MAX_NUMERAL = 10_000
-"""Characters of a Decimal."""
+from harness.sandbox.plain_types import (
+    ITEMS,
+    ITERATORS,
+    KEYS,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_EQUAL_HASHES,
+    MAX_FRACTION_BITS,
+    MAX_INT_BITS,
+    MAX_ITEMS,
+    MAX_NUMERAL,
+    MAX_RANGE,
+    SMALL_INT,
+    VALUES,
+    Consumed,
+    Garbled,
+    NotPlain,
+    Opaque,
+    TooLarge,
+)
+
+__all__ = [
+    "MAX_BYTES", "MAX_DEPTH", "MAX_FRACTION_BITS", "MAX_INT_BITS", "MAX_ITEMS", "MAX_NUMERAL", "MAX_RANGE", "SMALL_INT",
+    "Consumed", "Encoded", "Garbled", "NotPlain", "Opaque", "TooLarge", "decode", "dumps", "encode", "loads", "parse",
+]  # fmt: skip
 
 Encoded = Any
 """What `json` understands."""
-
-
-class NotPlain(Exception):
-    """A value that strict encoding refuses: it is not plain data, and no program made it."""
-
-
-class TooLarge(ValueError):
-    """A value beyond one of the limits above."""
-
-
-class Garbled(ValueError):
-    """Bytes that `dumps` does not produce, or that are beyond the limits."""
-
-
-class Opaque:
-    """A value that was not plain data: true, hashable, and equal to nothing, itself included."""
-
-    __slots__ = ("kind",)
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    def __ne__(self, other: object) -> bool:
-        return True
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} object>"
-
-
-class Consumed:
-    """What a generator or iterator gave: iterable once, equal to nothing but itself."""
-
-    __slots__ = ("items",)
-
-    def __init__(self, items: list[Any]) -> None:
-        self.items = iter(items)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self.items)
-
-
-_DICT: dict[int, int] = {}
-_ITERABLES: tuple[Any, ...] = ([], (), "", _DICT, _DICT.values(), _DICT.items(), set(), range(0))
-ITERATORS: tuple[type, ...] = (
-    *(type(iter(each)) for each in _ITERABLES),
-    *(type(_ for _ in ()), type(reversed([])), map, filter, zip, reversed, enumerate, Consumed),
-)
-KEYS: type = type(_DICT.keys())
-VALUES: type = type(_DICT.values())
-ITEMS: type = type(_DICT.items())
 
 
 def encode(value: Any, *, strict: bool = False, depth: int = 0) -> Encoded:
@@ -139,7 +95,25 @@ def _encode_rare(value: Any, kind: type, many: Callable[[Iterable[Any]], list[En
         return {"o": value.kind}
     if strict:
         raise NotPlain(f"a value of type {kind.__name__} cannot be sent to the program")
+    numbers = _from_numpy(value, kind)
+    if numbers is not None:
+        return many(numbers) if type(numbers) is list else many((numbers,))[0]
     return {"o": str(kind.__name__)[:80]}
+
+
+def _from_numpy(value: Any, kind: type) -> Any:
+    """The list or number that a numpy array or scalar stands for; None for all else, and for what is no number or text.
+
+    numpy is not imported for it: where a value is of one of its types, it is there.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not (kind is numpy.ndarray or (issubclass(kind, numpy.generic) and kind.__module__ == "numpy")):
+        return None
+    if value.dtype.kind not in "biufcSU" or value.dtype.char in "gG":  # an object, a date, a record, a long double
+        return None
+    if value.size > MAX_RANGE:
+        raise TooLarge(f"an array of more than {MAX_RANGE} numbers")
+    return value.tolist()
 
 
 def _capped(items: Iterable[Any]) -> Iterator[Any]:
@@ -187,6 +161,13 @@ def _encode_decimal(value: Decimal, many: object) -> Encoded:
     return {"D": text}
 
 
+def _encode_fraction(value: Fraction, many: Many) -> Encoded:
+    parts = [value.numerator, value.denominator]
+    if max(part.bit_length() for part in parts) > MAX_FRACTION_BITS:
+        raise TooLarge(f"a fraction of more than {MAX_FRACTION_BITS} bits")
+    return {"F": many(parts)}
+
+
 Many = Callable[[Iterable[Any]], list[Encoded]]
 _BY_BUILTIN: tuple[tuple[type, Callable[[Any, Many], Encoded]], ...] = (
     (int, _encode_int),
@@ -204,7 +185,7 @@ _BY_BUILTIN: tuple[tuple[type, Callable[[Any, Many], Encoded]], ...] = (
 )
 _EXACT: dict[type, Callable[[Any, Many], Encoded]] = {
     range: _encode_range,
-    Fraction: lambda value, many: {"F": many([value.numerator, value.denominator])},
+    Fraction: _encode_fraction,
     Decimal: _encode_decimal,
     datetime: lambda value, many: {"T": ["datetime", value.isoformat()]},
     date: lambda value, many: {"T": ["date", value.isoformat()]},
@@ -284,6 +265,13 @@ def _decode_integers(body: Any, depth: int, n: int) -> list[int]:
     return found
 
 
+def _decode_fraction(body: Any, depth: int) -> Fraction:
+    parts = _decode_integers(body, depth, 2)
+    if max(part.bit_length() for part in parts) > MAX_FRACTION_BITS:
+        raise Garbled("not a fraction of a legal size")
+    return Fraction(*parts)
+
+
 def _decode_range(body: Any, depth: int) -> range:
     value = range(*_decode_integers(body, depth, 3))
     if _too_long(value):
@@ -326,7 +314,7 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "v": _decode_view,
     "g": _decode_iterator,
     "r": _decode_range,
-    "F": lambda body, depth: Fraction(*_decode_integers(body, depth, 2)),
+    "F": _decode_fraction,
     "D": _decode_decimal,
     "T": lambda body, depth: _MOMENTS[body[0]](body[1]),
     "o": lambda body, depth: Opaque(str(body)[:80]),

@@ -6,39 +6,19 @@ from typing import Any
 
 import pytest
 
+from harness.selftest import collection, run_programs
 from harness.types import Execution, Status
 
 SQUARE = "def f(x):\n    return x * x\n"
 
 
-@pytest.mark.parametrize(
-    ("program", "test"),
-    [
-        (SQUARE, "assert candidate(3) == 9 and f(3) == 9"),
-        ("def f(x): return (x, [x])", "assert candidate(1) == (1, [1]) and candidate(1) != [1, [1]]"),
-        ("def f(x): return {x, 2}", "assert candidate(1) == {1, 2} == f(1)"),
-        ("def f(x): return x", "for v in (None, True, 1.5, 'a\\ud800', b'x', 1j, 10**5000, float('inf'), {1: {2}}): assert f(v) == v"),
-        ("def f(x):\n    yield from range(x)", "assert list(candidate(3)) == [0, 1, 2] and candidate(3) != [0, 1, 2]"),
-        ("def f(x): return {1: 2}.keys()", "assert candidate(0) == {1}"),
-        ("class C(int): pass\ndef f(x): return C(x)", "assert candidate(5) == 5 and type(candidate(5)) is int"),
-        ("def f(x, *, y=1): return x + y", "assert candidate(1, y=2) == 3"),
-        ("def f(x): raise ValueError('no')", "try:\n    candidate(1)\nexcept ValueError as e:\n    assert 'no' in str(e)\nelse:\n    assert 0"),
-        ("def f(x): return helper(x)\ndef helper(x): return x + 1", "assert candidate(1) == helper(1) == 2"),
-        ("from dataclasses import dataclass\nimport pickle\n@dataclass\nclass A:\n    x: int\n"
-         "def f(x): return pickle.loads(pickle.dumps(A(x))).x", "assert candidate(1) == 1"),
-        ("if __name__ == '__main__':\n    1 / 0\ndef f(x): return __name__", "assert candidate(1) == 'candidate'"),
-        ("n = 0\ndef f(x):\n    global n\n    n += 1\n    return n", "assert [candidate(0), candidate(0)] == [1, 2]"),
-        ("import threading\ndef f(x):\n    out = []\n    t = threading.Thread(target=out.append, args=(x,))\n    t.start()\n"
-         "    t.join()\n    return out", "assert candidate(1) == [1]"),
-        ("def f(x): return 0 if x == 0 else 1 + f(x - 1)", "assert candidate(900) == 900"),
-        ("print('x' * 100)\nimport sys\ndef f(x):\n    sys.stderr.write('y')\n    print(x)", "assert candidate(1) is None\nprint(1)"),
-        ("import hashlib, random, decimal, asyncio\nasync def g(x):\n    await asyncio.sleep(0)\n    return x\n"
-         "def f(x): return asyncio.run(g(x))", "assert candidate(1) == 1"),
-    ],
-)  # fmt: skip
-def test_correct_functions_pass(script: Any, program: str, test: str) -> None:
-    execution = script(program, test)
-    assert execution.status == Status.passed, execution
+ODD = {each.name: each for each in collection("odd") if each.problem.tests[0].kind != "stdio"}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_but_correct_functions_pass(box: Any, name: str) -> None:
+    (found,) = list(run_programs([ODD[name]], [box]))
+    assert not found[1], found[1]
 
 
 @pytest.mark.parametrize(

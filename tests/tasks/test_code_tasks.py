@@ -146,6 +146,6 @@ def test_problems_that_are_none(tmp_path, row, says):
 
 
 def test_the_gold_solutions_that_ship_pass():
-    ((task, verdicts),) = run_gold("first_steps", {}, Limits(), 2)
+    ((task, verdicts),) = run_gold("first_steps", {}, Limits(), workers=2)
     assert len(verdicts) == len(first_steps().problems) == len(task.problems)
     assert [verdict.problem_id for verdict in verdicts if not verdict.passed] == []

@@ -1,6 +1,6 @@
 """Does the grader say yes to what is right? `run_gold` grades every gold solution of tasks.
 
-Not here yet: attacks and odd-but-correct programs.
+Not handled: problems without a gold solution, of which it only leaves the number to be seen.
 """
 
 from __future__ import annotations
