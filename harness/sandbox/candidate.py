@@ -12,6 +12,7 @@ import gc
 import io
 import os
 import sys
+import weakref
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -129,10 +130,9 @@ def _run_main(channel: int, program: str) -> NoReturn:
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
     sys.argv = ["main.py"]
-    module = _module("__main__")
-    status, message = _main_status(program, module)
+    status, message = _main_status(program)
     try:
-        _finish(module)
+        _finish()
     except BaseException as error:
         status, message = status or 120, message or _failure(error)
     if message is not None:
@@ -140,19 +140,23 @@ def _run_main(channel: int, program: str) -> NoReturn:
     os._exit(status)
 
 
-def _finish(module: ModuleType) -> None:
+def _finish() -> None:
     """What the interpreter does at its end, in its order: waits for threads, runs exit functions, flushes, drops files.
 
     A program may have put an object of its own in the place of sys.stdout: it is flushed while the module's names,
-    which its methods may need, are still there.
+    which its methods may need, are still there. So they are when its objects' `__del__` runs, if nothing else holds
+    the module: the collector calls that before it takes anything away.
     """
     if "threading" in sys.modules:  # not imported here: its fork hook alone takes a third of a millisecond
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
     _flush(sys.stdout)
     sys.stdout = sys.__stdout__
-    vars(module).clear()
+    module = weakref.ref(sys.modules.pop("__main__"))
     gc.collect()
+    if (held := module()) is not None:
+        vars(held).clear()
+        gc.collect()
     _flush(sys.__stdout__)
 
 
@@ -161,13 +165,14 @@ def _flush(stream: Any) -> None:
         stream.flush()
 
 
-def _main_status(program: str, module: ModuleType) -> tuple[int, wire.Message | None]:
+def _main_status(program: str) -> tuple[int, wire.Message | None]:
+    names = vars(_module("__main__"))
     try:
         code = compile(program, "main.py", "exec", dont_inherit=True)
     except BaseException as error:
         return 1, {"kind": "compile_error", "text": _describe(error)}
     try:
-        exec(code, vars(module))
+        exec(code, names)
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return (stop.code or 0) & 255, None

@@ -9,6 +9,7 @@ Not handled: whether a verdict that hit the wall clock is repeated (the parent's
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import signal
@@ -280,6 +281,8 @@ def main() -> None:
     parent, control = socket.socket(fileno=options["parent"]), socket.socket(fileno=options["control"])
     confinement = lockdown.prepare("judge", memory_bytes=MEMORY_BYTES)
     sys.setrecursionlimit(RECURSION_LIMIT)
+    for name in ("datetime", "decimal", "fractions"):  # values may be of their types
+        importlib.import_module(name)
     if control.recv(16) != b"ready":
         raise SystemExit("the zygote did not start")
     lockdown.confine(confinement)

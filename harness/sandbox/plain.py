@@ -16,9 +16,7 @@ import json
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
+from importlib import import_module
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -87,8 +85,9 @@ def _encode_rare(value: Any, kind: type, many: Callable[[Iterable[Any]], list[En
         return {"v": ["keys" if kind is KEYS else "values" if kind is VALUES else "items", many(value)]}
     if kind in ITERATORS or kind.__module__ == "itertools":
         return {"g": many(_capped(value))}
-    if kind in _EXACT:
-        return _EXACT[kind](value, many)
+    exact = _EXACT.get((kind.__module__, kind.__qualname__))
+    if exact is not None and getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind:
+        return exact(value, many)
     if kind is Opaque:
         if strict:
             raise TypeError(f"{value!r} came from the program and is not plain data: it cannot be sent back")
@@ -154,14 +153,14 @@ def _too_long(value: range) -> bool:
     return len(value[: MAX_RANGE + 1]) > MAX_RANGE  # len(value) itself may be beyond what len can say
 
 
-def _encode_decimal(value: Decimal, many: object) -> Encoded:
+def _encode_decimal(value: Any, many: object) -> Encoded:
     text = str(value)
     if len(text) > MAX_NUMERAL:
         raise TooLarge(f"a decimal of more than {MAX_NUMERAL} characters")
     return {"D": text}
 
 
-def _encode_fraction(value: Fraction, many: Many) -> Encoded:
+def _encode_fraction(value: Any, many: Many) -> Encoded:
     parts = [value.numerator, value.denominator]
     if max(part.bit_length() for part in parts) > MAX_FRACTION_BITS:
         raise TooLarge(f"a fraction of more than {MAX_FRACTION_BITS} bits")
@@ -183,15 +182,18 @@ _BY_BUILTIN: tuple[tuple[type, Callable[[Any, Many], Encoded]], ...] = (
     (complex, lambda value, many: {"c": many([complex.real.__get__(value), complex.imag.__get__(value)])}),
     (deque, lambda value, many: {"q": many(deque.__iter__(value))}),
 )
-_EXACT: dict[type, Callable[[Any, Many], Encoded]] = {
-    range: _encode_range,
-    Fraction: _encode_fraction,
-    Decimal: _encode_decimal,
-    datetime: lambda value, many: {"T": ["datetime", value.isoformat()]},
-    date: lambda value, many: {"T": ["date", value.isoformat()]},
-    time: lambda value, many: {"T": ["time", value.isoformat()]},
-    timedelta: lambda value, many: {"T": ["timedelta", [value.days, value.seconds, value.microseconds]]},
+_EXACT: dict[tuple[str, str], Callable[[Any, Many], Encoded]] = {
+    ("builtins", "range"): _encode_range,
+    ("fractions", "Fraction"): _encode_fraction,
+    ("decimal", "Decimal"): _encode_decimal,
+    ("datetime", "datetime"): lambda value, many: {"T": ["datetime", value.isoformat()]},
+    ("datetime", "date"): lambda value, many: {"T": ["date", value.isoformat()]},
+    ("datetime", "time"): lambda value, many: {"T": ["time", value.isoformat()]},
+    ("datetime", "timedelta"): lambda value, many: {
+        "T": ["timedelta", [value.days, value.seconds, value.microseconds]]
+    },
 }
+"""By module and name: importing these modules here would make every fork of the zygote dearer."""
 
 
 def decode(data: Encoded, depth: int = 0) -> Any:
@@ -265,11 +267,11 @@ def _decode_integers(body: Any, depth: int, n: int) -> list[int]:
     return found
 
 
-def _decode_fraction(body: Any, depth: int) -> Fraction:
+def _decode_fraction(body: Any, depth: int) -> Any:
     parts = _decode_integers(body, depth, 2)
     if max(part.bit_length() for part in parts) > MAX_FRACTION_BITS:
         raise Garbled("not a fraction of a legal size")
-    return Fraction(*parts)
+    return import_module("fractions").Fraction(*parts)
 
 
 def _decode_range(body: Any, depth: int) -> range:
@@ -286,18 +288,21 @@ def _decode_complex(body: Any, depth: int) -> complex:
     return complex(real, imaginary)
 
 
-def _decode_decimal(body: Any, depth: int) -> Decimal:
+def _decode_decimal(body: Any, depth: int) -> Any:
     if type(body) is not str or len(body) > MAX_NUMERAL:
         raise Garbled("not a decimal of a legal size")
-    return Decimal(body)
+    return import_module("decimal").Decimal(body)
 
 
-_MOMENTS: dict[str, Callable[[Any], Any]] = {
-    "datetime": datetime.fromisoformat,
-    "date": date.fromisoformat,
-    "time": time.fromisoformat,
-    "timedelta": lambda parts: timedelta(*_decode_integers(parts, 0, 3)),
-}
+def _decode_moment(body: Any, depth: int) -> Any:
+    name, value = body
+    if name == "timedelta":
+        return import_module("datetime").timedelta(*_decode_integers(value, 0, 3))
+    if name not in ("datetime", "date", "time"):
+        raise Garbled("an unknown moment")
+    return getattr(import_module("datetime"), name).fromisoformat(value)
+
+
 _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "i": _decode_int,
     "f": _decode_float,
@@ -316,7 +321,7 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "r": _decode_range,
     "F": _decode_fraction,
     "D": _decode_decimal,
-    "T": lambda body, depth: _MOMENTS[body[0]](body[1]),
+    "T": _decode_moment,
     "o": lambda body, depth: Opaque(str(body)[:80]),
 }
 
