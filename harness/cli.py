@@ -125,6 +125,9 @@ def eval_command(
     all_tests: Annotated[
         bool, typer.Option("--all_tests", help="Run every test, not only those up to the first failure.")
     ] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Note in executions.jsonl which lines of a program each test ran (slow).")
+    ] = False,
     output_path: Annotated[
         Path | None,
         typer.Option("--output_path", "-o", help="Run folder; gone on with if it exists.", show_default="runs/..."),
@@ -168,6 +171,7 @@ def eval_command(
             workers=workers,
             tier=sandbox,
             all_tests=all_tests,
+            lines=lines,
             output_path=output_path,
             progress=progress,
         )

@@ -40,6 +40,7 @@ def evaluate(
     workers: int | None = None,
     tier: str = "auto",
     all_tests: bool = False,
+    lines: bool = False,
     output_path: str | Path | None = None,
     progress: Progress = silent,
 ) -> Results:
@@ -58,6 +59,7 @@ def evaluate(
         workers: programs graded side by side; None: one per core.
         tier: how programs are isolated (`harness doctor`); "auto": the best that holds here.
         all_tests: run every test of a problem, not only those up to the first failure.
+        lines: note which lines of a program each test ran; programs then take several times longer.
         output_path: the run folder; None: `runs/` and a name made of the model, the tasks and a hash of the settings.
         progress: told what happens while it happens.
 
@@ -79,7 +81,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         sandbox = None
         if any(problem.tests for problem in problems):
-            opened = open_sandbox(workers=workers, limits=limits, tier=tier, all_tests=all_tests)
+            opened = open_sandbox(workers=workers, limits=limits, tier=tier, all_tests=all_tests, lines=lines)
             sandbox = stack.enter_context(contextlib.closing(opened))
         made = manifest.make(
             dict(zip(names, loaded, strict=True)),

@@ -156,6 +156,8 @@ class Execution(Record, frozen=True):
     cpu_s: float | None = None
     wall_s: float | None = None
     max_rss_bytes: int | None = None
+    lines: tuple[int, ...] | None = None
+    """Lines of the program that ran, from 1, by its own word; only where they were asked for."""
 
 
 class Verdict(Record, frozen=True):

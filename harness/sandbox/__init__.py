@@ -25,12 +25,18 @@ __all__ = ["open_sandbox"]
 
 
 def open_sandbox(
-    *, workers: int | None = None, limits: Limits | None = None, tier: str = "auto", all_tests: bool = False
+    *,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    tier: str = "auto",
+    all_tests: bool = False,
+    lines: bool = False,
 ) -> Pool:
     """A `types.Sandbox` of `workers` workers (as many as cores if None); close it, or use it in a `with`.
 
-    A problem's tests are run in order up to the first that is not passed, or all of them if `all_tests`. The tier
-    "auto" is the best that keeps its promises here. Raises SandboxUnavailable where the tier asked for does not.
+    A problem's tests are run in order up to the first that is not passed, or all of them if `all_tests`. With
+    `lines`, executions say which lines of the program ran, and programs take several times longer. The tier "auto" is
+    the best that keeps its promises here. Raises SandboxUnavailable where the tier asked for does not.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0))
@@ -39,5 +45,5 @@ def open_sandbox(
     candidates = choose(tier)
     for candidate in candidates[:-1]:
         with contextlib.suppress(SandboxUnavailable):
-            return Pool(candidate, limits or Limits(), workers=workers, all_tests=all_tests)
-    return Pool(candidates[-1], limits or Limits(), workers=workers, all_tests=all_tests)
+            return Pool(candidate, limits or Limits(), workers=workers, all_tests=all_tests, lines=lines)
+    return Pool(candidates[-1], limits or Limits(), workers=workers, all_tests=all_tests, lines=lines)

@@ -13,11 +13,15 @@ import io
 import os
 import sys
 import weakref
-from types import ModuleType
+from collections.abc import Callable
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from harness.sandbox import plain, wire
 
+SOURCE_NAME, MAIN_NAME = "<program>", "main.py"
+TRACED, UNTRACED = b"T", b"-"
+"""What a program's text begins with on its way here: whether to note the lines that run."""
 MAX_TEXT = 200
 """Characters of an exception for people."""
 MAX_MESSAGE = 10_000
@@ -42,19 +46,21 @@ class NoInput(io.TextIOBase):
 
 def serve(channel: int, *, main: bool) -> NoReturn:
     """Reads the program from `channel`, then runs it or serves it until the judge hangs up. Never returns."""
-    program = wire.read_body(channel).decode("utf-8", "surrogatepass")
+    body = wire.read_body(channel)
+    lines: set[int] | None = set() if body.startswith(TRACED) else None
+    program = body[1:].decode("utf-8", "surrogatepass")
     if main:
-        _run_main(channel, program)
+        _run_main(channel, program, lines)
     sys.stdin = NoInput()
     module = _module("candidate")
-    wire.write_all(channel, wire.pack(_load(module, program)))
+    wire.write_all(channel, wire.pack(_load(module, program, lines)))
     namespace = vars(module)
     while True:
         try:
             request = wire.read_message(channel)
         except EOFError:
             os._exit(0)
-        wire.write_all(channel, _answer(namespace, request))
+        wire.write_all(channel, _answer(namespace, request, lines))
 
 
 def _module(name: str) -> ModuleType:
@@ -64,20 +70,43 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def _load(module: ModuleType, program: str) -> wire.Message:
+def _load(module: ModuleType, program: str, lines: set[int] | None) -> wire.Message:
     """Compiles and runs the program's top level; says what went wrong, if anything."""
     try:
-        code = compile(program, "<program>", "exec", dont_inherit=True)
+        code = compile(program, SOURCE_NAME, "exec", dont_inherit=True)
     except BaseException as error:
         return {"kind": "compile_error", "text": _describe(error)}
+    if lines is not None:
+        _trace(lines)
     try:
         exec(code, vars(module))
     except BaseException as error:
         return _failure(error)
-    return {"kind": "loaded"}
+    return {"kind": "loaded"} | _ran(lines)
 
 
-def _answer(namespace: dict[str, Any], request: wire.Message) -> bytes:
+def _trace(lines: set[int]) -> None:
+    """From now on notes every line of the program that runs in this thread; it then runs several times slower."""
+
+    def of_program(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename not in (SOURCE_NAME, MAIN_NAME):
+            return None
+        lines.add(frame.f_lineno)
+        return of_program
+
+    sys.settrace(of_program)
+
+
+def _ran(lines: set[int] | None) -> wire.Message:
+    """The lines that have run since the last message, as a part of the next."""
+    if lines is None:
+        return {}
+    found = sorted(lines)
+    lines.clear()
+    return {"lines": found}
+
+
+def _answer(namespace: dict[str, Any], request: wire.Message, lines: set[int] | None) -> bytes:
     """Calls the function that `request` names; its value or what it raised, as a message."""
     try:
         if request["name"] not in namespace:
@@ -85,7 +114,7 @@ def _answer(namespace: dict[str, Any], request: wire.Message) -> bytes:
         arguments = [plain.decode(data) for data in request["arguments"]]
         named = {name: plain.decode(data) for name, data in request["named"].items()}
         value = namespace[request["name"]](*arguments, **named)
-        message = wire.pack({"kind": "value", "value": _encode(value)})
+        message = wire.pack({"kind": "value", "value": _encode(value)} | _ran(lines))
     except plain.TooLarge as error:
         message = wire.pack({"kind": "output_limit", "text": _describe(error)})
     except BaseException as error:
@@ -124,17 +153,19 @@ def _describe(error: BaseException) -> str:
         return "an exception that cannot be printed"
 
 
-def _run_main(channel: int, program: str) -> NoReturn:
+def _run_main(channel: int, program: str, lines: set[int] | None) -> NoReturn:
     """Runs the program as `python main.py` would, its input and output being 0 and 1, and exits with its status."""
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
     sys.argv = ["main.py"]
-    status, message = _main_status(program)
+    status, message = _main_status(program, lines)
     try:
         _finish()
     except BaseException as error:
         status, message = status or 120, message or _failure(error)
+    if lines is not None:
+        message = (message or {"kind": "ended"}) | _ran(lines)
     if message is not None:
         wire.write_all(channel, wire.pack(message))
     os._exit(status)
@@ -165,12 +196,14 @@ def _flush(stream: Any) -> None:
         stream.flush()
 
 
-def _main_status(program: str) -> tuple[int, wire.Message | None]:
+def _main_status(program: str, lines: set[int] | None) -> tuple[int, wire.Message | None]:
     names = vars(_module("__main__"))
     try:
-        code = compile(program, "main.py", "exec", dont_inherit=True)
+        code = compile(program, MAIN_NAME, "exec", dont_inherit=True)
     except BaseException as error:
         return 1, {"kind": "compile_error", "text": _describe(error)}
+    if lines is not None:
+        _trace(lines)
     try:
         exec(code, names)
     except SystemExit as stop:

@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.sandbox import compare, lockdown, plain, wire
 from harness.sandbox.program import (
@@ -26,6 +26,7 @@ from harness.sandbox.program import (
     ProgramEnded,
     SandboxFailed,
     Usage,
+    cpu_so_far,
     end,
     explain_death,
     last_word,
@@ -65,6 +66,7 @@ class Desk:
         self.entry_point: str | None = None
         self.limits: dict[str, float] = {}
         self.all_tests = False
+        self.lines = False
 
 
 def judge_job(desk: Desk, source: str) -> Iterator[tuple[list[Report], bool]]:
@@ -87,7 +89,7 @@ def judge_single(desk: Desk, source: str, test: Test) -> Report:
     """A script or stdio test in a process of its own."""
     if test["kind"] == "stdio":
         return judge_stdio(desk, source, test)
-    program = start(desk.control, desk.parent, desk.limits, source)
+    program = start(desk.control, desk.parent, desk.limits, source, lines=desk.lines)
     outcome, usage = Outcome("sandbox_error", "the process of a program was not ended"), None
     try:
         outcome = _load_failure(program) or run_script(
@@ -99,26 +101,45 @@ def judge_single(desk: Desk, source: str, test: Test) -> Report:
     return _report(test, _final(program, usage, outcome), usage, program)
 
 
+class Judged(NamedTuple):
+    """One call test."""
+
+    outcome: Outcome
+    digest: str | None = None
+    cpu_s: float | None = None
+    lines: frozenset[int] = frozenset()
+
+
 def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
     """Call tests in one process, in order, up to the first that fails (or that ends the process)."""
-    program = start(desk.control, desk.parent, desk.limits, source)
-    outcomes: list[tuple[Outcome, str | None]] = []
+    program = start(desk.control, desk.parent, desk.limits, source, lines=desk.lines)
+    found: list[Judged] = []
     try:
         failed = _load_failure(program)
         if failed is not None:
-            outcomes = [(failed, None)] * (len(tests) if desk.all_tests else 1)
-        while len(outcomes) < len(tests) and (desk.all_tests or not outcomes or outcomes[-1][0].status == "passed"):
-            outcomes.append(_judge_call(program, desk.entry_point, tests[len(outcomes)]))
+            found = [Judged(failed)] * (len(tests) if desk.all_tests else 1)
+        loading = program.lines
+        while len(found) < len(tests) and (desk.all_tests or not found or found[-1].outcome.status == "passed"):
+            before = cpu_so_far(program) if desk.all_tests else None
+            outcome, digest = _judge_call(program, desk.entry_point, tests[len(found)])
+            cpu_s = None if before is None else cpu_so_far(program) - before
+            found.append(Judged(outcome, digest, cpu_s, program.lines))
+            program.lines = loading
     except (ProgramEnded, Exception) as error:
-        outcomes.append((_stopped(program, error), None))
+        found.append(Judged(_stopped(program, error), lines=program.lines))
     usage = end(program)
-    last = _final(program, usage, outcomes[-1][0])
-    if last is not outcomes[-1][0]:
+    last = _final(program, usage, found[-1].outcome)
+    if last is not found[-1].outcome:
         # the limit is for all of these tests together: none is left for the others
-        rest = len(tests) - len(outcomes) if desk.all_tests and last.status == "timeout" else 0
-        outcomes[-1:] = [(last, None)] * (1 + rest)
-    reports = [_report(test, outcome, None, program, digest=digest) for test, (outcome, digest) in zip(tests, outcomes)]  # noqa: B905
+        rest = len(tests) - len(found) if desk.all_tests and last.status == "timeout" else 0
+        found[-1:] = [found[-1]._replace(outcome=last, digest=None)] * (1 + rest)
+    reports = [
+        _report(test, one.outcome, None, program, digest=one.digest, lines=one.lines) | {"cpu_s": one.cpu_s}
+        for test, one in zip(tests, found)  # noqa: B905
+    ]
     reports[-1].update(_measured(usage))
+    if desk.all_tests:
+        reports[-1]["cpu_s"] = found[-1].cpu_s
     return reports
 
 
@@ -146,7 +167,8 @@ def judge_stdio(desk: Desk, source: str, test: Test) -> Report:
     standard_input = _sealed(test["input"])
     reading, writing = os.pipe()
     os.fchmod(writing, 0o622)  # a program of another user may open /dev/stdout
-    program = start(desk.control, desk.parent, desk.limits, source, descriptors=(standard_input, writing))
+    streams = standard_input, writing
+    program = start(desk.control, desk.parent, desk.limits, source, descriptors=streams, lines=desk.lines)
     os.close(standard_input)
     os.close(writing)
     output, last, ended = b"", {}, Outcome("passed")
@@ -233,6 +255,7 @@ def _report(
     *,
     stdout: str | None = None,
     digest: str | None = None,
+    lines: frozenset[int] | None = None,
 ) -> Report:
     """One execution for the parent. `again`: only the wall clock ended it, so it deserves a quiet moment."""
     report: Report = {
@@ -242,6 +265,7 @@ def _report(
         "again": program.hit_wall and outcome.status == "timeout",
         "stdout": None if stdout is None else _storable(stdout[:MAX_STDOUT]),
         "value_digest": digest,
+        "lines": None if program.n_lines is None else sorted(program.lines if lines is None else lines),
     }
     return report | (_measured(usage) if usage else {})
 
@@ -266,7 +290,8 @@ def serve(desk: Desk) -> None:
         except EOFError:
             return
         if "tests" in job:
-            desk.tests, desk.entry_point, desk.all_tests = job["tests"], job["entry_point"], job["all_tests"]
+            desk.tests, desk.entry_point = job["tests"], job["entry_point"]
+            desk.all_tests, desk.lines = job["all_tests"], job["lines"]
         desk.limits = job.get("limits", desk.limits)
         set_alarm(desk.limits)
         for reports, done in judge_job(desk, job["program"]):

@@ -44,10 +44,11 @@ Executions = tuple[Execution, ...]
 class Pool:
     """A `types.Sandbox`: workers of one tier under one set of limits. Use it in a `with`, or close it."""
 
-    def __init__(self, tier: Tier, limits: Limits, *, workers: int, all_tests: bool) -> None:
+    def __init__(self, tier: Tier, limits: Limits, *, workers: int, all_tests: bool, lines: bool = False) -> None:
         self._tier = tier
         self._limits = limits
         self._all_tests = all_tests
+        self._lines = lines
         self._running = False
         self._closed = False
         self._limits_of: dict[tuple[float | None, bool], Limits] = {}
@@ -58,6 +59,7 @@ class Pool:
             for each in self._workers:
                 if each is not None:
                     worker.await_ready(each)
+                    self._python = each.python
             self._keep_promises()
         except BaseException:
             self.close()
@@ -66,7 +68,7 @@ class Pool:
     @property
     def version(self) -> str:
         """Tier, protocol, Python and packages: what may change a verdict."""
-        return version(self._tier)
+        return version(self._tier, self._python)
 
     def __enter__(self) -> Pool:
         return self
@@ -155,7 +157,7 @@ class Pool:
                 found = self._workers[position] = worker.start(self._tier, self._limits)
                 worker.await_ready(found)
             try:
-                worker.submit(found, job, limits, all_tests=self._all_tests)
+                worker.submit(found, job, limits, all_tests=self._all_tests, lines=self._lines)
                 return found
             except (plain.NotPlain, plain.TooLarge) as error:
                 raise InputError(f"a test of problem {job.problem.id!r} cannot be sent: {error}.") from error
@@ -352,6 +354,7 @@ def _executions(job: Job, reports: list[dict[str, Any]]) -> Executions:
             detail=report["detail"],
             stdout=report["stdout"],
             value_digest=report["value_digest"],
+            lines=None if report["lines"] is None else tuple(report["lines"]),
             cpu_s=report.get("cpu_s"),
             wall_s=report.get("wall_s"),
             max_rss_bytes=report.get("max_rss_bytes"),

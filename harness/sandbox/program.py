@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.sandbox import plain, wire
+from harness.sandbox.candidate import TRACED, UNTRACED
 from harness.sandbox.zygote import CPU_TIME, LOOK, REPORT, SETUP_FAILED
 
 PIECE = 1 << 16
@@ -69,6 +70,10 @@ class Program:
     hit_wall: bool = False
     spoke: bool = False
     """It gave an answer or output: what then goes wrong in the judge is its doing."""
+    n_lines: int | None = None
+    """Of the program's text, if it is to say which of them have run."""
+    lines: frozenset[int] = frozenset()
+    """Those that have, by its own word."""
     buffer: bytearray = field(default_factory=bytearray)
     poller: select.poll = field(default_factory=select.poll)
     polled: tuple[int, int] = (-1, 0)
@@ -82,9 +87,10 @@ def start(
     source: str,
     *,
     descriptors: tuple[int, ...] = (),
+    lines: bool = False,
 ) -> Program:
     """Has the zygote start a process and gives it the program; with `descriptors`, its standard input and output, it is
-    run as a main program."""
+    run as a main program. With `lines` it is to say which of its lines have run."""
     ours, theirs = socket.socketpair()
     with theirs:
         socket.send_fds(control, [b"%f" % limits["cpu_s"]], [theirs.fileno(), *descriptors])
@@ -98,9 +104,10 @@ def start(
         look_at=now + limits["cpu_s"],
         cpu_limit_s=limits["cpu_s"],
         memory_limit_bytes=int(limits["memory_bytes"]),
+        n_lines=source.count("\n") + 1 if lines else None,
     )
     with contextlib.suppress(ProgramEnded):  # whoever asks next is told
-        _send(program, source.encode("utf-8", "surrogatepass"))
+        _send(program, (TRACED if lines else UNTRACED) + source.encode("utf-8", "surrogatepass"))
     return program
 
 
@@ -211,13 +218,13 @@ def _wait(program: Program, descriptor: int, event: int) -> bool:
             program.hit_wall = True
             raise give_up(program, "timeout", "out of wall-clock time")
         if now >= program.look_at:
-            left = program.cpu_limit_s - _cpu_so_far(program)
+            left = program.cpu_limit_s - cpu_so_far(program)
             if left <= 0:
                 raise give_up(program, "timeout", _beyond(program))
             program.look_at = now + max(left, LOOK_S)
 
 
-def _cpu_so_far(program: Program) -> float:
+def cpu_so_far(program: Program) -> float:
     """CPU seconds by the zygote's word, finer than the kernel's own limit, which is in whole seconds."""
     program.control.send(LOOK)
     answer = program.control.recv(256)
@@ -259,7 +266,17 @@ def _receive(program: Program) -> wire.Message:
         raise give_up(program, "memory", "an answer beyond the judge's memory") from None
     if type(message) is not dict or type(message.get("kind")) is not str:
         raise give_up(program, "tampered", "broke the protocol")
+    if program.n_lines is not None:
+        program.lines |= _lines_in(message, program.n_lines)
     return message
+
+
+def _lines_in(message: wire.Message, n_lines: int) -> frozenset[int]:
+    """Line numbers in a hostile message; those that the program does not have are left out."""
+    found = message.get("lines")
+    if type(found) is not list:
+        return frozenset()
+    return frozenset(each for each in found if type(each) is int and 1 <= each <= n_lines)
 
 
 def _read(program: Program, size: int) -> bytes:

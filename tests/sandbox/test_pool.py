@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import InputError, SandboxUnavailable, UnknownName
 from harness.sandbox import open_sandbox, plain, pool, worker, zygote
-from harness.sandbox.tiers import TIERS
+from harness.sandbox.tiers import NATIVE
 from harness.types import Job, Limits, Status
 from harness.types import Test as Case
 
@@ -130,9 +130,9 @@ def test_problems_whose_right_programs_are_slow_are_given_time_at_once(
 ) -> None:
     submit, given = worker.submit, []
 
-    def submit_and_note(each: worker.Worker, job: Job, limits: Limits, *, all_tests: bool) -> None:
+    def submit_and_note(each: worker.Worker, job: Job, limits: Limits, **asked: bool) -> None:
         given.append((job.completion.index, limits.wall_s))
-        submit(each, job, limits, all_tests=all_tests)
+        submit(each, job, limits, **asked)
 
     monkeypatch.setattr(pool, "MAX_ASIDE", 1)
     first = make_job("import time\ntime.sleep(0.4)\n" + SQUARE, IS_NINE)
@@ -242,7 +242,7 @@ def test_broken_promise_is_noticed_when_opening(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pool, "probe", lambda tier: f"print('no_lists_in_{tier}')")
     with pytest.raises(SandboxUnavailable, match="no_lists_in_landlock"):
         open_sandbox(workers=1)
-    assert len(started) == len(TIERS)  # "auto" tries one after the other
+    assert len(started) == len(NATIVE)  # "auto" tries one after the other
     for each in started:
         assert each.judge.poll() is not None
         assert each.zygote.poll() is not None
