@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import zip_longest
 from math import isclose, isfinite, isnan
 from typing import Any
@@ -24,6 +25,8 @@ DECIMAL = re.compile(rb"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
 """What is expected as a decimal, with a tolerance: it has a point. `1e3` may be a label and is text."""
 MAX_NUMERAL = 400
 """Characters of a token that is read as a number."""
+SPACE, WORD = re.compile(rb"[\t-\r ]"), re.compile(rb"[^ ]+")
+PIECE = 1 << 20
 SHOWN = 60
 """Characters of a value in a message."""
 
@@ -57,33 +60,58 @@ def _close(expected: float, got: Any) -> bool:
 
 def same_output(expected: str, got: str) -> bool:
     """All tokens between ASCII white space must agree; an expected number with a decimal point has a tolerance."""
-    return _first_difference(expected, got) is None
+    return explain_output(expected, got) is None
 
 
 def explain_output(expected: str, got: str) -> str | None:
     """Where the outputs differ, for people; None if they are the same."""
-    difference = _first_difference(expected, got)
-    if difference is None:
-        return None
-    position, wanted, found = difference
-    return f"token {position + 1}: expected {_shown_token(wanted)}, got {_shown_token(found)}"
+    return explain_words(words(expected), words(got))
 
 
-def _tokens(text: str) -> list[bytes]:
-    return text.encode("utf-8", "surrogatepass").split()  # bytes split at ASCII white space only
+def words(text: str | bytes) -> bytes:
+    """The tokens with one space after each, and nothing else. Some at a time: a list of all would take much memory."""
+    data = _encoded(text) if isinstance(text, str) else text
+    found = bytearray()
+    start = 0
+    while start < len(data):
+        space = SPACE.search(data, start + PIECE)
+        end = space.start() if space else len(data)
+        piece = data[start:end].split()  # at ASCII white space only
+        if piece:
+            found += b" ".join(piece) + b" "
+        start = end
+    return bytes(found)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8, as Python reads them
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def explain_words(expected: bytes, got: bytes) -> str | None:
+    """Where the outputs, as `words` gives them, differ, for people; None if they are the same."""
+    position = start = 0
+    while expected[start : start + PIECE] == got[start : start + PIECE]:
+        start += PIECE
+        if start >= len(expected) and start >= len(got):
+            return None
+    start = expected.rfind(b" ", 0, start) + 1  # the last token before it may go on after it
+    position = expected.count(b" ", 0, start)
+    for wanted, found in zip_longest(_each(expected, start), _each(got, start)):
+        position += 1
+        if wanted != found and (wanted is None or found is None or not _same_token(wanted, found)):
+            return f"token {position}: expected {_shown_token(wanted)}, got {_shown_token(found)}"
+    return None
+
+
+def _each(words: bytes, start: int) -> Iterator[bytes]:
+    return (found.group() for found in WORD.finditer(words, start))
 
 
 def _shown_token(token: bytes | None) -> str:
-    return shown(None if token is None else token.decode("utf-8", "surrogatepass"))
-
-
-def _first_difference(expected: str, got: str) -> tuple[int, bytes | None, bytes | None] | None:
-    if expected == got:
-        return None
-    for position, (wanted, found) in enumerate(zip_longest(_tokens(expected), _tokens(got))):
-        if wanted != found and (wanted is None or found is None or not _same_token(wanted, found)):
-            return position, wanted, found
-    return None
+    return shown(None if token is None else token.decode("utf-8", "surrogateescape"))
 
 
 def _same_token(wanted: bytes, found: bytes) -> bool:
@@ -102,7 +130,12 @@ def digest_value(value: Any) -> str:
 
 def digest_output(text: str) -> str:
     """The same short name for outputs of the same tokens."""
-    return _digest(b" ".join(_tokens(text)))
+    return digest_words(words(text))
+
+
+def digest_words(found: bytes) -> str:
+    """The same short name for outputs of the same `words`."""
+    return _digest(found[:-1])
 
 
 def _digest(data: bytes) -> str:

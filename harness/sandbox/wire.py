@@ -23,6 +23,12 @@ def pack(message: Any) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
+def pack_text(message: Any) -> bytes:
+    """As `pack`, between ourselves: text takes the room that it takes in UTF-8."""
+    body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return HEADER.pack(len(body)) + body
+
+
 def read_exactly(descriptor: int, size: int) -> bytes:
     """`size` bytes; EOFError where the other side has gone."""
     pieces: list[bytes] = []
