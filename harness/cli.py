@@ -64,7 +64,11 @@ GoldFactor = Annotated[
 ]
 Memory = Annotated[int, typer.Option("--mem_limit", min=64, help="MiB of memory for one program.")]
 SandboxTier = Annotated[
-    str, typer.Option("--sandbox", help="How programs are isolated: auto, namespaces or landlock (harness doctor).")
+    str,
+    typer.Option(
+        "--sandbox",
+        help="How programs are isolated: auto, namespaces, landlock, docker or docker:IMAGE (harness doctor).",
+    ),
 ]
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")]
@@ -354,9 +358,10 @@ def selftest(
 
 @app.command()
 def doctor() -> None:
-    """Say which ways of isolating programs hold on this machine, by trying an escape for each promise."""
-    from harness.doctor import describe, examine
+    """Say which languages there are on this machine, and which ways of isolating programs hold, by trying escapes."""
+    from harness.doctor import describe, examine, languages
 
+    typer.echo(f"{languages()}\n")
     found = examine()
     typer.echo(describe(found))
     if all(found.values()):

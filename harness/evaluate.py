@@ -79,10 +79,11 @@ def evaluate(
     wanted = choose(loaded, limit, parse_list(samples), among=expected)
     check_ks(ks, {name: n for name, n in expected.items() if name in wanted})
     with contextlib.ExitStack() as stack:
-        sandbox = None
+        sandbox, version = None, "none needed"
         if any(problem.tests for problem in problems):
             opened = open_sandbox(workers=workers, limits=limits, tier=tier, all_tests=all_tests, lines=lines)
             sandbox = stack.enter_context(contextlib.closing(opened))
+            version = opened.version_for(problems)
         made = manifest.make(
             dict(zip(names, loaded, strict=True)),
             task_args=by_task,
@@ -91,7 +92,7 @@ def evaluate(
             model_identity=sampler.identity,
             budget=budget,
             limits=limits if sandbox else Limits(),
-            sandbox=sandbox.version if sandbox else "none needed",
+            sandbox=version,
             replays=_replays(sampler),
             ks=ks,
             limit=limit,

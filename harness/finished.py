@@ -102,11 +102,11 @@ def rescore(
     _refuse_unknown(path, wanted, problems)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(path))
-        sandbox = None
+        sandbox, version = None, old.sandbox
         if any(problem.tests for problem in problems):
-            sandbox = stack.enter_context(
-                contextlib.closing(open_sandbox(workers=workers, limits=limits or old.limits, tier=tier))
-            )
+            opened = open_sandbox(workers=workers, limits=limits or old.limits, tier=tier)
+            sandbox = stack.enter_context(contextlib.closing(opened))
+            version = opened.version_for(problems)
         made = manifest.make(
             {record.spec: task for record, task in zip(old.tasks, tasks, strict=True)},
             task_args={record.spec: record.args for record in old.tasks},
@@ -115,7 +115,7 @@ def rescore(
             model_identity=old.model_identity,
             budget=old.budget,
             limits=limits or old.limits,
-            sandbox=sandbox.version if sandbox else old.sandbox,
+            sandbox=version,
             replays=old.replays,
             ks=parse_ks(k) if k else old.ks or (1,),
             limit=old.limit,

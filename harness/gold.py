@@ -3,7 +3,7 @@
 Main function: `cpu_limits`. A program may use `Limits.gold_factor` times what the gold solution used, at least
 `Limits.min_cpu_s` and at most `Limits.cpu_s`: an endless loop then costs half a second and not three, and a problem
 that needs long gets long. The limits are kept in the run folder, so that a run that is gone on with judges alike.
-Not handled: problems without a gold solution, or whose gold solution fails (told in a note): theirs is `Limits.cpu_s`.
+Not handled: problems whose gold solution is missing, waits, or fails (told in a note): theirs is `Limits.cpu_s`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 from harness.progress import Progress, silent
 from harness.store import Run
-from harness.types import Job, Limits, Sandbox, Status, Task
+from harness.types import Execution, Job, Limits, Sandbox, Status, Task
 
+WAITING_S = 1.0
+"""A gold solution that takes so long on the clock waits for something: CPU time says little about it."""
 SHOWN = 3
 """Problems named in a note."""
 
@@ -29,10 +31,10 @@ def cpu_limits(
     found = dict(run.cpu_limits)
     for job, executions in sandbox.run(_gold_jobs(tasks, set(wanted) - found.keys())):
         seconds = limits.cpu_s
-        if all(one.status == Status.passed for one in executions):
-            seconds = _limit(limits, max(one.cpu_s or 0.0 for one in executions))
-        else:
+        if any(one.status != Status.passed for one in executions):
             failed.append(job.problem.id)
+        elif max(one.wall_s or 0.0 for one in executions) < WAITING_S:
+            seconds = _limit(limits, _cpu_s(job, executions))
         found[job.problem.id] = seconds
     if failed:
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
@@ -49,6 +51,14 @@ def _gold_jobs(tasks: Sequence[Task], wanted: set[str]) -> Iterator[Job]:
                 completion = task.gold(problem)
                 if completion is not None:
                     yield Job(problem=problem, completion=task.extract(problem, completion))
+
+
+def _cpu_s(job: Job, executions: Sequence[Execution]) -> float:
+    """The most that one process of the program used: each test has its own, but the calls share one."""
+    calls = [test.kind == "call" for test in job.problem.tests]
+    seconds = [one.cpu_s or 0.0 for one in executions]
+    together = sum(used for used, is_call in zip(seconds, calls, strict=True) if is_call)
+    return max([together, *(used for used, is_call in zip(seconds, calls, strict=True) if not is_call)])
 
 
 def _limit(limits: Limits, gold_s: float) -> float:

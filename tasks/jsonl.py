@@ -5,6 +5,10 @@ A problem with `tests` is graded by running the program, one with an `answer` al
 
     {"id": "double/0", "prompt": "def double(x):\\n", "entry_point": "double", "answer": "    return 2 * x\\n",
      "tests": [{"kind": "call", "input": [3], "expected": 6}]}
+
+Programs in other languages than Python (`"language": "c++"`; `harness doctor` lists them) have tests of the kind stdio:
+text on standard input, text expected on standard output. A language of your own, a YAML file like those in
+`harness/sandbox/languages`, is given as `--task_args language=FILE`, never by the rows.
 """
 
 from __future__ import annotations
@@ -20,14 +24,15 @@ from harness.dataset import read_rows
 from harness.errors import InputError
 from harness.grading import code, plain_answers
 from harness.grading.programs import continued, standalone
+from harness.sandbox import language as languages
 from harness.types import Completion, Execution, Problem, Task, Verdict
 
 
-def jsonl(path: str, name: str = "jsonl") -> Task:
+def jsonl(path: str, name: str = "jsonl", language: str = "python") -> Task:
     """Your own problems, one JSON object a line (pass@k)."""
     rows = list(read_rows(Path(path)))
     problems = tuple(
-        _problem(row, name, row_number, f"{path}, row {line}") for row_number, (line, row) in enumerate(rows)
+        _problem(row, name, row_number, f"{path}, row {line}", language) for row_number, (line, row) in enumerate(rows)
     )
     digest = hashlib.sha256(msgspec.json.encode(problems)).hexdigest()[:16]
     return Task(
@@ -35,8 +40,8 @@ def jsonl(path: str, name: str = "jsonl") -> Task:
     )
 
 
-def _problem(row: dict[str, Any], task: str, number: int, where: str) -> Problem:
-    fields = {"task": task, "id": f"{task}/{number}"} | row
+def _problem(row: dict[str, Any], task: str, number: int, where: str, language: str) -> Problem:
+    fields = {"task": task, "id": f"{task}/{number}", "language": language} | row
     if isinstance(row.get("tests"), list):
         fields["tests"] = [{"id": str(i)} | t if isinstance(t, dict) else t for i, t in enumerate(row["tests"])]
     try:
@@ -48,8 +53,14 @@ def _problem(row: dict[str, Any], task: str, number: int, where: str) -> Problem
         raise InputError(
             f"{where} (problem {problem.id}) has neither tests nor an answer: there is nothing to grade by."
         )
-    if problem.tests and problem.language != "python":
-        raise InputError(f"{where} (problem {problem.id}): programs in {problem.language} cannot be run yet.")
+    if problem.tests and problem.language != language and problem.language not in languages.names():
+        known = ", ".join(sorted(languages.names()))
+        raise InputError(f"{where} (problem {problem.id}): there is no language {problem.language!r}, only {known}.")
+    if any(test.kind != "stdio" for test in problem.tests) and not languages.is_python(problem.language):
+        raise InputError(
+            f"{where} (problem {problem.id}): call and script tests are for Python: give programs in "
+            f"{problem.language} tests of the kind stdio."
+        )
     for test in problem.tests:
         if test.kind == "call" and (problem.entry_point is None or not isinstance(test.input, list)):
             raise InputError(

@@ -1,9 +1,43 @@
-"""Where the real data is, for the tests that need it: `../shared/data` beside the checkout, or $HARNESS_DATA."""
+"""What tests need of the machine: isolation tiers, Docker, and real data, which is `../shared/data` beside the checkout
+or in $HARNESS_DATA. What is absent skips a test, unless $HARNESS_REQUIRE_DATA or $HARNESS_REQUIRE_DOCKER is 1."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from harness.errors import SandboxUnavailable
+from harness.sandbox.tiers import PROMISES, choose
+
+# whether this machine has user namespaces, another program than ours says
+NO_NAMESPACES = subprocess.run(
+    ["unshare", "--user", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True, check=False
+).stderr
+QUICK = "landlock" if NO_NAMESPACES else "namespaces"
+TIERS = [pytest.param(name, marks=[pytest.mark.slow] * (name != QUICK)) for name in PROMISES]
+
+
+@pytest.fixture(scope="session", params=TIERS)
+def tier(request: pytest.FixtureRequest) -> str:
+    """Each tier that this machine has: quickly the one that runs choose here, slowly the others."""
+    name = str(request.param)
+    if name == "namespaces" and NO_NAMESPACES:
+        pytest.skip(f"this machine has no user namespaces: {NO_NAMESPACES}")
+    if name == "docker":
+        request.getfixturevalue("docker_here")
+    return name
+
+
+@pytest.fixture(scope="session")
+def docker_here() -> None:
+    """A Docker daemon and the sandbox's image (tests/docker.sh)."""
+    try:
+        choose("docker")
+    except SandboxUnavailable as error:
+        if os.environ.get("HARNESS_REQUIRE_DOCKER") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def _folder(name: str) -> Path:

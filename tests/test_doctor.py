@@ -20,6 +20,16 @@ def test_every_promise_is_in_the_table() -> None:
     assert "Programs are run in " in done.stdout.splitlines()[-1]
 
 
+def test_docker_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    found = doctor.examine()
+    assert not found["landlock"]
+    text = doctor.describe(found)
+    assert "not here" in text
+    assert "docker cannot be used here: no Docker daemon answers at /nowhere (" in text
+    assert "Programs are run in docker" not in text
+
+
 def test_a_broken_promise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "probe", lambda tier: "print('no_network')" if tier == "namespaces" else probe(tier))
     found = doctor.examine()

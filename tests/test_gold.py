@@ -8,7 +8,7 @@ import pytest
 
 from harness import gold
 from harness.evaluate import evaluate
-from harness.types import Limits
+from harness.types import Completion, Execution, Job, Limits, Problem, Status, Test
 
 BURN = "    import time\n    end = time.process_time() + {}\n    while time.process_time() < end: pass\n    return x\n"
 
@@ -90,6 +90,34 @@ def test_a_run_that_is_gone_on_with_has_the_limits_that_it_had(tmp_path: Path) -
 )
 def test_limits_are_between_the_floor_and_the_ceiling(gold_s: float, limit: float) -> None:
     assert gold._limit(Limits(), gold_s) == pytest.approx(limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gold_text", "factor"),
+    [
+        (BURN.format(0.45), 2),  # all tests in one process
+        ("    import time\n    time.sleep(3)\n    return x\n", 20),
+    ],
+)
+def test_a_gold_solution_passes_under_its_own_limit(tmp_path: Path, gold_text: str, factor: float) -> None:
+    found, _ = run(tmp_path, {"p": gold_text}, gold_text, gold_factor=factor)
+    assert found == {"p": "passed"}
+
+
+def test_calls_share_a_process_and_other_tests_do_not() -> None:
+    tests = tuple(Test(id=str(n), kind=kind, input="") for n, kind in enumerate(["call", "call", "stdio", "stdio"]))
+    problem = Problem(id="p", task="t", prompt="", tests=tests)
+    job = Job(problem=problem, completion=Completion(problem_id="p", index=0, text=""))
+
+    def executions(*seconds: float | None) -> list[Execution]:
+        return [
+            Execution(problem_id="p", index=0, test_id=str(n), status=Status.passed, cpu_s=used)
+            for n, used in enumerate(seconds)
+        ]
+
+    assert gold._cpu_s(job, executions(0.2, 0.3, 0.1, 0.4)) == pytest.approx(0.5)
+    assert gold._cpu_s(job, executions(None, 0.3, 0.1, 0.4)) == pytest.approx(0.4)
 
 
 def test_the_ceiling_is_above_the_floor() -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness.doctor import promises
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -57,6 +59,10 @@ def test_every_file_of_the_tree_exists_and_every_file_is_in_it():
         assert (ROOT / "harness" / name).exists(), name
     for path in (ROOT / "harness").glob("[a-z]*.py"):
         assert f"  {path.name} " in tree, path.name
+
+
+def test_the_promises_of_the_tiers_are_in_the_readme():
+    assert promises() in README
 
 
 def test_the_commands_of_the_readme_exist():

@@ -7,8 +7,10 @@ word of the program's. `tiers.PROMISES` lists what a program cannot do; opening 
 
 Files: `pool` (streaming, repeats) > `worker` (two processes) > `judge` (with `scripts`, `compare`, `program`) and
 `zygote` (with `candidate`). Both sides share `plain` (values) and `wire` (messages); `lockdown` confines, by means of
-`landlock`, `seccomp`, `namespaces` and `syscalls`; `tiers` says which ways of isolating there are.
-Not handled: languages other than Python, packages for programs, several processes in a program.
+`landlock`, `seccomp`, `namespaces` and `syscalls`; `containers` puts a zygote into Docker; `tiers` says which ways of
+isolating there are. For languages other than Python (`language`, `languages/*.yaml`) a `launcher` (with `watch`) is in
+the zygote's place: it compiles a program once, and starts it for each test.
+Not handled: packages for programs, several processes in a Python program.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def open_sandbox(
 
     A problem's tests are run in order up to the first that is not passed, or all of them if `all_tests`. With
     `lines`, executions say which lines of the program ran, and programs take several times longer. The tier "auto" is
-    the best that keeps its promises here. Raises SandboxUnavailable where the tier asked for does not.
+    the best that keeps its promises here and needs no Docker; "docker:IMAGE" is "docker" with another image than ours.
+    Raises SandboxUnavailable where the tier asked for does not keep its promises.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import contextlib
 import gc
 import io
 import os
@@ -166,9 +167,10 @@ def _run_main(channel: int, program: str, lines: set[int] | None) -> NoReturn:
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout  # type: ignore[misc]
     sys.argv = ["main.py"]
+    main = weakref.ref(_module("__main__"))
     status, message = _main_status(program, lines)
     try:
-        _finish()
+        _finish(main)
     except BaseException as error:
         status, message = status or 120, message or _failure(error)
     if lines is not None:
@@ -178,7 +180,7 @@ def _run_main(channel: int, program: str, lines: set[int] | None) -> NoReturn:
     os._exit(status)
 
 
-def _finish() -> None:
+def _finish(main: weakref.ref[ModuleType]) -> None:
     """What the interpreter does at its end, in its order: waits for threads, runs exit functions, flushes, drops files.
 
     A program may have put an object of its own in the place of sys.stdout: it is flushed while the module's names,
@@ -190,12 +192,13 @@ def _finish() -> None:
     atexit._run_exitfuncs()
     _flush(sys.stdout)
     sys.stdout = sys.__stdout__
-    module = weakref.ref(sys.modules.pop("__main__"))
+    sys.modules.pop("__main__", None)
     gc.collect()
-    if (held := module()) is not None:
+    if (held := main()) is not None:
         vars(held).clear()
         gc.collect()
-    _flush(sys.__stdout__)
+    with contextlib.suppress(ValueError):  # it was closed, or another stream has taken its buffer
+        _flush(sys.__stdout__)
 
 
 def _flush(stream: Any) -> None:
@@ -204,7 +207,8 @@ def _flush(stream: Any) -> None:
 
 
 def _main_status(program: str, lines: set[int] | None) -> tuple[int, wire.Message | None]:
-    names = vars(_module("__main__"))
+    names = vars(sys.modules["__main__"])
+    names["__file__"] = os.path.join(os.getcwd(), MAIN_NAME)
     try:
         code = compile(program, MAIN_NAME, "exec", dont_inherit=True)
     except BaseException as error:
@@ -214,7 +218,7 @@ def _main_status(program: str, lines: set[int] | None) -> tuple[int, wire.Messag
         exec(code, names)
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
-            return (stop.code or 0) & 255, None
+            return (stop.code or 0) & 255 if abs(stop.code or 0) < 1 << 63 else 255, None
         return 1, _failure(stop)
     except BaseException as error:
         return 1, _failure(error)

@@ -50,6 +50,9 @@ MAX_TEXT = 10_000
 """Characters that are looked at for a detail."""
 MAX_STDOUT = 4096
 """Characters of output kept in a record."""
+MAX_OUTPUTS = 100
+"""Tests of a program whose output is kept."""
+CALLS_PER_LIMIT = 10_000
 F_ADD_SEALS, ALL_SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
 
 Test = dict[str, Any]
@@ -67,22 +70,50 @@ class Desk:
         self.limits: dict[str, float] = {}
         self.all_tests = False
         self.lines = False
+        self.build_limits: dict[str, float] | None = None
+        """What a compiler may use, where programs are not Python."""
 
 
 def judge_job(desk: Desk, source: str) -> Iterator[tuple[list[Report], bool]]:
     """Runs one program on the tests; yields the reports of each process as it has ended, and whether it is the last."""
     done = 0
+    if desk.build_limits is not None:
+        failed = build(desk, desk.build_limits, source)
+        if failed:
+            yield failed, True
+            return
+        source = ""  # it has been compiled, or is there to be interpreted
     while True:
         kind, group = next(groupby(desk.tests[done:], key=lambda test: str(test["kind"])))
         if kind == "call":
             reports = judge_calls(desk, source, list(group))
         else:
             reports = [judge_single(desk, source, desk.tests[done])]
+        if done >= MAX_OUTPUTS:
+            reports = [report | {"stdout": None} for report in reports]
         done += len(reports)
         stop = done == len(desk.tests) or (not desk.all_tests and reports[-1]["status"] != "passed")
         yield reports, stop
         if stop:
             return
+
+
+def build(desk: Desk, limits: dict[str, float], source: str) -> list[Report]:
+    """Has a program in another language made ready for its tests; reports only if that fails."""
+    set_alarm(limits)
+    program = start(desk.control, desk.parent, limits, source)
+    outcome = Outcome("passed")
+    try:
+        outcome = _load_failure(program) or outcome
+    except (ProgramEnded, Exception) as error:
+        outcome = _stopped(program, error)
+    outcome = _final(program, end(program), outcome)
+    set_alarm(desk.limits)
+    if outcome.status == "passed":
+        return []
+    if outcome.status != "sandbox_error" and not program.hit_wall:
+        outcome = Outcome("compile_error", outcome.detail)
+    return [_report(test, outcome, None, program) for test in (desk.tests if desk.all_tests else desk.tests[:1])]
 
 
 def judge_single(desk: Desk, source: str, test: Test) -> Report:
@@ -112,7 +143,9 @@ class Judged(NamedTuple):
 
 def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
     """Call tests in one process, in order, up to the first that fails (or that ends the process)."""
-    program = start(desk.control, desk.parent, desk.limits, source, lines=desk.lines)
+    limits = _for_many(desk.limits, len(tests))
+    set_alarm(limits)
+    program = start(desk.control, desk.parent, limits, source, lines=desk.lines)
     found: list[Judged] = []
     try:
         failed = _load_failure(program)
@@ -120,7 +153,7 @@ def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
             found = [Judged(failed)] * (len(tests) if desk.all_tests else 1)
         loading = program.lines
         while len(found) < len(tests) and (desk.all_tests or not found or found[-1].outcome.status == "passed"):
-            before = cpu_so_far(program) if desk.all_tests else None
+            before = (cpu_so_far(program) if found else 0.0) if desk.all_tests else None  # loading is the first one's
             outcome, digest = _judge_call(program, desk.entry_point, tests[len(found)])
             cpu_s = None if before is None else cpu_so_far(program) - before
             found.append(Judged(outcome, digest, cpu_s, program.lines))
@@ -141,6 +174,12 @@ def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
     if desk.all_tests:
         reports[-1]["cpu_s"] = found[-1].cpu_s
     return reports
+
+
+def _for_many(limits: dict[str, float], n_calls: int) -> dict[str, float]:
+    """The calls in one process share its limits; where calling alone takes long, they have them several times."""
+    times = -(-n_calls // CALLS_PER_LIMIT)
+    return {name: value * times if name.endswith("_s") else value for name, value in limits.items()}
 
 
 def _judge_call(program: Program, entry_point: str | None, test: Test) -> tuple[Outcome, str | None]:
@@ -182,9 +221,10 @@ def judge_stdio(desk: Desk, source: str, test: Test) -> Report:
     usage = end(program)
     if program.fatal is None and ended.status == "passed":
         try:
-            text = output.decode("utf-8", "surrogateescape")
-            ended = _main_ended(usage, program, last) or _judge_output(test["expected"], text)
-            digest = compare.digest_output(text)
+            text = output[: 4 * MAX_STDOUT].decode("utf-8", "surrogateescape")
+            output = compare.words(output)
+            ended = _main_ended(usage, program, last) or _judge_output(test["expected"], output)
+            digest = compare.digest_words(output)
         except Exception as error:
             ended = _stopped(program, error)
     return _report(test, _final(program, usage, ended), usage, program, stdout=text, digest=digest)
@@ -200,8 +240,8 @@ def _main_ended(usage: Usage, program: Program, last: wire.Message) -> Outcome |
     return Outcome(kind, word(last, "text") or f"exited with status {os.WEXITSTATUS(usage.wait_status)}")
 
 
-def _judge_output(expected: str, got: str) -> Outcome:
-    difference = compare.explain_output(expected, got)
+def _judge_output(expected: str, got: bytes) -> Outcome:
+    difference = compare.explain_words(compare.words(expected), got)
     return Outcome("passed") if difference is None else Outcome("wrong", difference)
 
 
@@ -277,8 +317,8 @@ def _storable(text: str) -> str:
 
 def set_alarm(limits: dict[str, float] | None) -> None:
     """The kernel ends the judge if one process's answers keep it busy too long; None disarms."""
-    signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"] + EXTRA_CPU_S if limits else 0)
-    signal.setitimer(signal.ITIMER_REAL, limits["wall_s"] + EXTRA_WALL_S if limits else 0)
+    signal.setitimer(signal.ITIMER_PROF, limits.get("judge_cpu_s", limits["cpu_s"]) + EXTRA_CPU_S if limits else 0)
+    signal.setitimer(signal.ITIMER_REAL, limits.get("judge_wall_s", limits["wall_s"]) + EXTRA_WALL_S if limits else 0)
 
 
 def serve(desk: Desk) -> None:
@@ -289,8 +329,10 @@ def serve(desk: Desk) -> None:
             job = wire.read_message(descriptor)
         except EOFError:
             return
-        if "tests" in job:
-            desk.tests, desk.entry_point = job["tests"], job["entry_point"]
+        if "n_tests" in job:
+            desk.tests = []  # the old ones go before the new ones come
+            desk.tests = [wire.read_message(descriptor) for _ in range(job["n_tests"])]
+            desk.entry_point = job["entry_point"]
             desk.all_tests, desk.lines = job["all_tests"], job["lines"]
         desk.limits = job.get("limits", desk.limits)
         set_alarm(desk.limits)
@@ -301,7 +343,10 @@ def serve(desk: Desk) -> None:
 
 
 def main() -> None:
-    """Prepares this process and serves; arguments: a JSON object with the descriptors `parent` and `control`."""
+    """Prepares this process and serves; arguments: a JSON object with the descriptors `parent` and `control`.
+
+    With `build_limits` the other process is a launcher, which compiles each program first.
+    """
     options = json.loads(sys.argv[1])
     parent, control = socket.socket(fileno=options["parent"]), socket.socket(fileno=options["control"])
     confinement = lockdown.prepare("judge", memory_bytes=MEMORY_BYTES)
@@ -313,4 +358,6 @@ def main() -> None:
     lockdown.confine(confinement)
     wire.write_all(parent.fileno(), wire.pack({"ready": True}))
     os.dup2(1, 2)  # the parent read our errors up to here
-    serve(Desk(parent, control))
+    desk = Desk(parent, control)
+    desk.build_limits = options.get("build_limits")
+    serve(desk)

@@ -1,6 +1,7 @@
 """What the judge, the zygote and every program's process give up, for good, in every tier.
 
-Main functions: `prepare` once per process, `confine` where it must become harmless. In that order: no capabilities, no
+Main functions: `prepare` once per process (`prepare_wide` in the launcher of programs in other languages), `confine`
+where it must become harmless. In that order: no capabilities, no
 new privileges, resource limits, no access to files but the standard library, no system calls but those of computing and
 reading. Children inherit all of it. Not handled: hiding file names and sizes; outside of namespaces, how many threads
 there are (only their memory is bounded).
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import resource
 import signal
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from harness.sandbox import landlock, seccomp, syscalls
@@ -35,18 +37,28 @@ def prepare(role: seccomp.Role, *, memory_bytes: int, writable: str | None = Non
     old_landlock = landlock.version() < 3
     code = seccomp.build(role, files=writable is not None, refuse_truncation=old_landlock and writable is None)
     confinement = Confinement(rules=landlock.ruleset(writable), calls=seccomp.Filter(code))
+    _give_up()
+    lower_limit(resource.RLIMIT_AS, memory_bytes)
+    lower_limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    return confinement
+
+
+def prepare_wide(folders: Iterable[str], *, devices: Iterable[str], writable: str) -> Confinement:
+    """As `prepare`, for processes that may start others: what is in `folders`. It sets no limit on memory."""
+    syscalls.machine()
+    rules = landlock.wide_ruleset(folders, devices=devices, writable=writable)
+    confinement = Confinement(rules=rules, calls=seccomp.Filter(seccomp.build_wide()))
+    _give_up(core_bytes=1)  # unlike 0 it also keeps the kernel from handing a dump to a program of the machine's
+    return confinement
+
+
+def _give_up(*, core_bytes: int = 0) -> None:
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.drop_capabilities()
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # no other process of this user may look into it
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-    ):
-        lower_limit(limit, value)
-    return confinement
+    lower_limit(resource.RLIMIT_CORE, core_bytes)
+    for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+        lower_limit(limit, 0)
 
 
 def lower_limit(limit: int, value: int) -> None:

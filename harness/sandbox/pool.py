@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import InputError, SandboxUnavailable
-from harness.sandbox import plain, worker
+from harness.sandbox import language, plain, worker
 from harness.sandbox.tiers import Tier, probe, version
 from harness.sandbox.worker import Worker, WorkerDied
 from harness.types import Completion, Execution, Job, Limits, Problem, Status, Test
@@ -31,8 +31,7 @@ FIRST_TRY_S = 0.25
 WORTH_A_FIRST_TRY_S = 1.0
 WALL_FACTOR, WALL_S = 4.0, 2.0
 """Wall clock of a program whose problem has a CPU limit of its own, at most: so many times it, and so many seconds."""
-ALONE_FACTOR, ALONE_S = 2.0, 1.0
-"""Wall clock of a program that runs alone: so many times its CPU limit, and so many seconds more."""
+RESTART_S = 30.0
 MAX_ASIDE = 64
 """Programs put aside while there are others; beyond it their turn comes."""
 
@@ -69,6 +68,10 @@ class Pool:
     def version(self) -> str:
         """Tier, protocol, Python and packages: what may change a verdict."""
         return version(self._tier, self._python)
+
+    def version_for(self, problems: Iterable[Problem]) -> str:
+        """`version` with the toolchains that these problems need; SandboxUnavailable where one is not here."""
+        return self.version + language.versions({each.language for each in problems if each.tests}, self._tier.name)
 
     def __enter__(self) -> Pool:
         return self
@@ -113,7 +116,8 @@ class Pool:
                     yield job, known
                 elif job is not None:
                     limits = self._limits_for(job.problem, first_try=not stream.is_patient(job))
-                    busy[idle[0]] = self._give(idle[0], job, limits)
+                    position = self._best(idle, job)
+                    busy[position] = self._give(position, job, limits)
                 if not busy:
                     continue
             elif not busy:
@@ -127,6 +131,12 @@ class Pool:
                     stream.put_aside(job)
                 elif job is not None and executions is not None:
                     yield from stream.finish(job, executions)
+
+    def _best(self, idle: list[int], job: Job) -> int:
+        """The idle worker that is for the job's language, if there is one."""
+        toolchain = language.wanted(job.problem.language)
+        of_its_language = (each for each in idle if (found := self._workers[each]) and found.toolchain == toolchain)
+        return next(of_its_language, idle[0])
 
     def _limits_for(self, problem: Problem, *, first_try: bool) -> Limits:
         """The problem's CPU limit in place of everybody's; a first try is short only where that saves a good deal."""
@@ -150,14 +160,18 @@ class Pool:
         return [position for position, each in busy.items() if id(each) in ready or now > each.give_up_at]
 
     def _give(self, position: int, job: Job, limits: Limits) -> Worker:
-        """Submits a job to the worker at `position`, starting a new one where the old one has gone."""
+        """Submits a job to the worker at `position`, starting a new one where the old one has gone or is for another
+        language."""
+        toolchain = language.wanted(job.problem.language)
         for attempt in range(2):
             found = self._workers[position]
+            if found is not None and found.toolchain != toolchain:
+                worker.stop(found)
+                found = None
             if found is None:
-                found = self._workers[position] = worker.start(self._tier, self._limits)
-                worker.await_ready(found)
+                found = self._workers[position] = self._start(toolchain)
             try:
-                worker.submit(found, job, limits, all_tests=self._all_tests, lines=self._lines)
+                worker.submit(found, job, limits, patience=self._limits, all_tests=self._all_tests, lines=self._lines)
                 return found
             except (plain.NotPlain, plain.TooLarge) as error:
                 raise InputError(f"a test of problem {job.problem.id!r} cannot be sent: {error}.") from error
@@ -166,6 +180,19 @@ class Pool:
                 if attempt:
                     raise SandboxUnavailable(f"the sandbox's workers die as soon as they start: {error}.") from error
         raise AssertionError("unreachable")
+
+    def _start(self, toolchain: language.Toolchain | None) -> Worker:
+        """A new worker; where the machine has no room just now, some program of another worker's has taken it."""
+        limit = time.monotonic() + RESTART_S
+        while True:
+            try:
+                found = worker.start(self._tier, self._limits, toolchain)
+                worker.await_ready(found)
+                return found
+            except worker.NoRoom:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(0.5)
 
     def _collect(self, each: Worker) -> tuple[Job | None, Executions | None]:
         """(None, None): not done. (job, None): to be repeated. Else the job and its executions."""
@@ -190,8 +217,7 @@ class Pool:
     def _run_alone(self, job: Job) -> Executions:
         """A second and last try, with no other worker busy."""
         limits = self._limits_for(job.problem, first_try=False)
-        enough = min(limits.wall_s, limits.cpu_s * ALONE_FACTOR + ALONE_S)  # nobody else wants the core
-        each = self._give(0, job, msgspec.structs.replace(limits, wall_s=enough))
+        each = self._give(0, job, limits)
         while each.job is not None:
             self._ready({0: each}, None)
             try:

@@ -4,6 +4,8 @@ Main functions: `build` for the judge or the zygote, `build_last` for a program,
 process inherits the zygote's list, which costs nothing, and adds a short filter that takes away what only the zygote
 needs (forking, killing, waiting): the kernel obeys the stricter of the two. A call whose arguments matter has a rule of
 its own; the others are found by bisection, because the kernel walks a filter once per call number at each install.
+Compilers and programs in other languages than Python need too much for a list of what is allowed: for them
+`build_wide` forbids what reaches beyond their own processes and files, and every call that is newer than we know.
 Not handled: filtering by path (Landlock's part) and 32-bit calls (refused).
 """
 
@@ -54,6 +56,26 @@ FILE_CALLS = """
     fsync fdatasync truncate rename mkdir rmdir unlink mkdirat unlinkat renameat renameat2
 """
 
+NEWER = 424
+"""From this number on, calls are the same on all machines; those not in the next list do not exist for programs."""
+NEWER_CALLS = "pidfd_send_signal pidfd_open close_range openat2 faccessat2 epoll_pwait2 futex_waitv fchmodat2"
+FORBIDDEN_CALLS = """
+    ptrace process_vm_readv process_vm_writev kcmp perf_event_open bpf userfaultfd seccomp personality
+    unshare setns mount umount2 pivot_root chroot name_to_handle_at open_by_handle_at fanotify_init fanotify_mark
+    keyctl add_key request_key kexec_load kexec_file_load reboot init_module finit_module delete_module
+    swapon swapoff acct quotactl nfsservctl lookup_dcookie syslog vhangup iopl ioperm modify_ldt uselib
+    ustat sysfs _sysctl settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname
+    move_pages migrate_pages mbind set_mempolicy sched_setaffinity sched_setscheduler sched_setparam sched_setattr
+    setpriority ioprio_set io_setup memfd_create
+    shmget shmctl shmat shmdt semget semctl semop semtimedop msgget msgctl msgrcv msgsnd
+    mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr
+    socket bind connect listen accept accept4
+"""
+"""What reaches other processes or the machine, outlives a process, or hides memory from who watches it."""
+SET_DUMPABLE = 4
+FCNTL_OWNERS = (8, 10, 15)  # set owner, signal, owner of any kind
+IOCTL_TERMINALS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+
 
 def _returns(value: int) -> list[Instruction]:
     return [(RETURN, 0, 0, value)]
@@ -68,6 +90,13 @@ def _one_of(index: int, values: Iterable[int], otherwise: int) -> list[Instructi
     wanted = list(values)
     tests = [(EQUAL, len(wanted) - position, 0, value) for position, value in enumerate(wanted)]
     return [_argument(index), *tests, *_returns(FAIL | otherwise), *_returns(ALLOW)]
+
+
+def _none_of(index: int, values: Iterable[int]) -> list[Instruction]:
+    """Fails the call with EPERM if its argument is among `values`, else allows it."""
+    wanted = list(values)
+    tests = [(EQUAL, len(wanted) - position, 0, value) for position, value in enumerate(wanted)]
+    return [_argument(index), *tests, *_returns(ALLOW), *_returns(FAIL | errno.EPERM)]
 
 
 THREADS_ONLY = [_argument(0), (ANY_BIT, 1, 0, CLONE_THREAD), *_returns(FAIL | errno.EPERM), *_returns(ALLOW)]
@@ -121,17 +150,43 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 def build(role: Role, *, files: bool = False, refuse_truncation: bool = False) -> bytes:
     """The filter's machine code. `files` for who may keep some; `refuse_truncation` for a Landlock too old for it."""
-    program: list[Instruction] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, syscalls.AUDIT_ARCH[syscalls.machine()])]
-    program += [*_returns(KILL), (LOAD, 0, 0, 0)]
-    program += [(AT_LEAST, 0, 1, 0x40000000), *_returns(FAIL | errno.ENOSYS)]  # x86-64's third way of calling
-    for name, body in _special(role, files=files, refuse_truncation=refuse_truncation).items():
-        found = syscalls.number(name)
-        if found is not None:
-            program += [(EQUAL, 0, len(body), found), *body]
+    program = _start(_special(role, files=files, refuse_truncation=refuse_truncation))
     names = PLAIN_CALLS.split() + (JUDGE_CALLS if role == "judge" else ZYGOTE_CALLS)
     names += FILE_CALLS.split() if files else []
     program += _bisect(_ranges(found for name in names if (found := syscalls.number(name)) is not None))
     return _code(program)
+
+
+def _start(special: dict[str, list[Instruction]]) -> list[Instruction]:
+    """Refuses other ways of calling than this machine's own, then applies the rules for single calls."""
+    program: list[Instruction] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, syscalls.AUDIT_ARCH[syscalls.machine()])]
+    program += [*_returns(KILL), (LOAD, 0, 0, 0)]
+    program += [(AT_LEAST, 0, 1, 0x40000000), *_returns(FAIL | errno.ENOSYS)]  # x86-64's third way of calling
+    for name, body in special.items():
+        found = syscalls.number(name)
+        if found is not None:
+            program += [(EQUAL, 0, len(body), found), *body]
+    return program
+
+
+def build_wide() -> bytes:
+    """The filter for what is not Python: everything but what is forbidden and what we do not know."""
+    special = {
+        "clone": PROCESSES,
+        "clone3": _returns(FAIL | errno.ENOSYS),
+        "prlimit64": ITSELF_ONLY,
+        "prctl": _none_of(0, (SET_DUMPABLE,)),  # it would hide from who watches its memory
+        "fcntl": _none_of(1, FCNTL_OWNERS),
+        "ioctl": _none_of(1, IOCTL_TERMINALS),
+        "socketpair": _one_of(0, (1,), errno.EAFNOSUPPORT),
+    }
+    program = _start(special | dict.fromkeys(FORBIDDEN_CALLS.split(), _returns(FAIL | errno.EPERM)))
+    newer = [syscalls.number(name) for name in NEWER_CALLS.split()]
+    program += [(AT_LEAST, 1, 0, NEWER), *_returns(ALLOW)]
+    for number in newer:
+        assert number is not None
+        program += [(EQUAL, 0, 1, number), *_returns(ALLOW)]
+    return _code([*program, *_returns(FAIL | errno.ENOSYS)])
 
 
 def build_last() -> bytes:

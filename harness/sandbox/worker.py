@@ -2,6 +2,8 @@
 
 Main functions: `start`, `submit`, `collect`, `stop`. Both processes are Pythons of their own without site packages, and
 both end by themselves when this process goes: the judge reads the end of its connection, the zygote that of the judge.
+In the tier "docker" the zygote is in a container, and the judge here. For a language other than Python a launcher is in
+the zygote's place.
 Not handled: what becomes of a job whose worker died; that is the pool's decision.
 """
 
@@ -21,15 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SandboxUnavailable
-from harness.sandbox import plain, wire
-from harness.sandbox.tiers import Tier
-from harness.types import Job, Limits, Problem, Test
+from harness.sandbox import containers, language, plain, wire
+from harness.sandbox.tiers import Tier, python_here
+from harness.types import Completion, Job, Limits, Problem, Test
 
 START_S = 60.0
+LONGEST_POLL_S = 3600.0
+COMPILER_START_S = 900.0
+"""A compiler may have to make its own libraries first."""
 STOP_S = 5.0
 EXIT_S = 1.0
 GRACE_S = 10.0
 """Beyond what the judge's own alarm allows, before the parent kills it."""
+HELLO = Problem(id="hello", task="", prompt="", tests=(Test(id="0", kind="stdio", input="", expected="hello"),))
+HELLO_LIMITS = Limits(cpu_s=10, wall_s=60)
+_greeted: set[str] = set()
+"""Languages in which a program has said hello, so that what they say of others can be believed."""
 
 # The modules are found by their full names, without running the package's __init__, which needs installed packages.
 BOOT = """
@@ -40,6 +49,10 @@ for package, path in (("harness", folder), ("harness.sandbox", folder + "/sandbo
     sys.modules[package].__path__ = [path]
 importlib.import_module(name).main()
 """
+
+
+class NoRoom(SandboxUnavailable):
+    """A worker could not be started just now: the machine, or this user, has no more processes or memory to give."""
 
 
 class WorkerDied(Exception):
@@ -55,8 +68,10 @@ class Worker:
     """A judge with its zygote, and the job that they are busy with."""
 
     judge: subprocess.Popen[bytes]
-    zygote: subprocess.Popen[bytes]
+    zygote: subprocess.Popen[bytes] | containers.Container
     connection: socket.socket
+    toolchain: language.Toolchain | None = None
+    """Of the one language that it can run; None for Python."""
     problem: Problem | None = None
     job: Job | None = None
     give_up_at: float = 0.0
@@ -64,29 +79,51 @@ class Worker:
     reports: list[dict[str, Any]] = field(default_factory=list)
     buffer: bytearray = field(default_factory=bytearray)
 
+    @property
+    def python(self) -> str:
+        """Version and machine of the Python that programs run in."""
+        return self.zygote.python if isinstance(self.zygote, containers.Container) else python_here()
 
-def start(tier: Tier, limits: Limits) -> Worker:
+
+def start(tier: Tier, limits: Limits, toolchain: language.Toolchain | None = None) -> Worker:
     """Starts both processes; `await_ready` before the first job. SandboxUnavailable where the machine has no room."""
+    if toolchain is not None:
+        language.check_tier(toolchain.name, tier.name)
     try:
         with contextlib.ExitStack() as undo:
             ours, judges = socket.socketpair()
             undo.callback(ours.close)
-            judge_control, zygote_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with judges, judge_control, zygote_control:
-                options = {
-                    "control": zygote_control.fileno(),
-                    "memory_bytes": limits.memory_bytes,
-                    "walls": tier.name == "namespaces",
-                }
-                zygote = _spawn(tier.zygote, options, [zygote_control])
+            with judges:
+                zygote, control = _start_zygote(tier, limits, toolchain)
                 undo.callback(zygote.communicate)
                 undo.callback(zygote.kill)
-                options = {"parent": judges.fileno(), "control": judge_control.fileno()}
-                judge = _spawn(tier.judge, options, [judges, judge_control])
+                with control:
+                    options: dict[str, Any] = {"parent": judges.fileno(), "control": control.fileno()}
+                    if toolchain is not None:
+                        options["build_limits"] = toolchain.build_limits()
+                    judge = _spawn(tier.judge, options, [judges, control])
             undo.pop_all()
     except OSError as error:
-        raise SandboxUnavailable(f"no worker of the sandbox can be started ({error}): use fewer workers.") from error
-    return Worker(judge=judge, zygote=zygote, connection=ours)
+        raise NoRoom(f"no worker of the sandbox can be started ({error}): use fewer workers.") from error
+    return Worker(judge=judge, zygote=zygote, connection=ours, toolchain=toolchain)
+
+
+def _start_zygote(
+    tier: Tier, limits: Limits, toolchain: language.Toolchain | None
+) -> tuple[subprocess.Popen[bytes] | containers.Container, socket.socket]:
+    """The zygote, or launcher, and the judge's end of the connection to it."""
+    options: dict[str, Any] = {"memory_bytes": limits.memory_bytes, "walls": tier.name == "namespaces"}
+    if tier.image is not None:
+        return containers.start(tier.image, BOOT, options, memory_bytes=limits.memory_bytes)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, contextlib.ExitStack() as undo:
+        undo.callback(ours.close)
+        options["control"], module = theirs.fileno(), tier.zygote
+        if toolchain is not None:
+            options["language"], module = toolchain.plan, "harness.sandbox.launcher"
+        zygote = _spawn(module, options, [theirs])
+        undo.pop_all()
+    return zygote, ours
 
 
 def _spawn(module: str, options: dict[str, Any], sockets: list[socket.socket]) -> subprocess.Popen[bytes]:
@@ -115,37 +152,78 @@ def await_ready(worker: Worker) -> None:
     for process in (worker.judge, worker.zygote):
         if process.stderr is not None:
             process.stderr.close()
+    if worker.toolchain is not None and worker.toolchain.name not in _greeted:
+        _say_hello(worker, worker.toolchain)
+
+
+def _say_hello(worker: Worker, toolchain: language.Toolchain) -> None:
+    """Runs the language's shortest program; SandboxUnavailable if it fails, for then no failure would mean anything."""
+    completion = Completion(problem_id="hello", index=0, text="", program=toolchain.hello)
+    submit(
+        worker,
+        Job(problem=HELLO, completion=completion),
+        HELLO_LIMITS,
+        patience=HELLO_LIMITS,
+        all_tests=False,
+        lines=False,
+    )
+    while (reports := collect(worker)) is None:
+        pass
+    if reports[-1]["status"] != "passed":
+        kill(worker)
+        raise SandboxUnavailable(
+            f"programs in {toolchain.name} cannot be run here, for the shortest one fails "
+            f"({reports[-1]['status']}: {reports[-1]['detail']})."
+        )
+    _greeted.add(toolchain.name)
 
 
 def _read_ready(worker: Worker) -> None:
-    worker.connection.settimeout(START_S)
+    patience = START_S if worker.toolchain is None else COMPILER_START_S
+    worker.connection.settimeout(patience)
     try:
         first = worker.connection.recv(64)
     except TimeoutError:
-        message = f"the sandbox did not start within {START_S:g} s: the machine is overloaded."
+        message = f"the sandbox did not start within {patience:g} s: the machine is overloaded."
         raise SandboxUnavailable(message) from None
     worker.connection.settimeout(None)
     if not first:
         worker.zygote.kill()
         texts = [process.communicate()[1].decode(errors="replace") for process in (worker.zygote, worker.judge)]
         last = " / ".join(text.strip().splitlines()[-1] for text in texts if text.strip())
+        if not last:
+            raise NoRoom(f"the sandbox did not start: its judge ended with status {worker.judge.returncode}.")
         raise SandboxUnavailable(f"the sandbox did not start: {last}.")
 
 
-def submit(worker: Worker, job: Job, limits: Limits, *, all_tests: bool) -> None:
-    """Gives the worker its next job. Tests travel only when the problem changes; WorkerDied if nobody is there."""
+def submit(worker: Worker, job: Job, limits: Limits, *, patience: Limits, all_tests: bool, lines: bool) -> None:
+    """Gives the worker its next job. Tests travel only when the problem changes; WorkerDied if nobody is there.
+
+    `limits` are the program's; the judge itself has `patience`, whatever the problem.
+    """
     message: dict[str, Any] = {"program": job.completion.program}
     if job.problem is not worker.problem:
-        message["tests"] = [_test_message(test) for test in job.problem.tests]
+        message["n_tests"] = len(job.problem.tests)
+        if worker.toolchain is not None and any(test.kind != "stdio" for test in job.problem.tests):
+            raise plain.NotPlain(f"programs in {worker.toolchain.name} have stdio tests only")
         message["entry_point"] = job.problem.entry_point
-        message["all_tests"] = all_tests
+        message["all_tests"], message["lines"] = all_tests, lines
+    wide, patience = (
+        each if worker.toolchain is None else worker.toolchain.widened(each) for each in (limits, patience)
+    )
     if limits is not worker.limits:
-        message["limits"] = {name: getattr(limits, name) for name in limits.__struct_fields__}
+        judging = {"judge_cpu_s": patience.cpu_s, "judge_wall_s": patience.wall_s}
+        message["limits"] = {name: getattr(wide, name) for name in wide.__struct_fields__} | judging
     worker.problem, worker.limits, worker.job, worker.reports = job.problem, limits, job, []
-    patience = limits.wall_s + limits.cpu_s + GRACE_S
-    worker.give_up_at = time.monotonic() + patience * max(1, len(job.problem.tests))
+    seconds = (patience.wall_s + patience.cpu_s + GRACE_S) * max(1, len(job.problem.tests))
+    if worker.toolchain is not None:
+        seconds += worker.toolchain.build_limits()["wall_s"] + GRACE_S
+    worker.give_up_at = time.monotonic() + seconds
     try:
         worker.connection.sendall(wire.pack(message))
+        if "n_tests" in message:  # one by one: together they may be large
+            for test in job.problem.tests:
+                worker.connection.sendall(wire.pack_text(_test_message(test)))
     except OSError:
         raise _died(worker) from None
 
@@ -207,7 +285,8 @@ def wait_any(workers: list[Worker], timeout: float | None) -> list[Worker]:
     by_descriptor = {worker.connection.fileno(): worker for worker in workers}
     for descriptor in by_descriptor:
         poller.register(descriptor, select.POLLIN)
-    return [by_descriptor[descriptor] for descriptor, _ in poller.poll(None if timeout is None else timeout * 1000)]
+    milliseconds = None if timeout is None else min(timeout, LONGEST_POLL_S) * 1000
+    return [by_descriptor[descriptor] for descriptor, _ in poller.poll(milliseconds)]
 
 
 def stop(worker: Worker) -> None:
@@ -226,7 +305,10 @@ def kill(worker: Worker) -> None:
     for process in (worker.judge, worker.zygote):
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(process, containers.Container):
+                    process.kill()
+                else:
+                    os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stderr is not None:
             process.stderr.close()

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,9 @@ import pytest
 
 from harness.sandbox import open_sandbox
 from harness.sandbox.pool import Pool
-from harness.sandbox.tiers import PROMISES
 from harness.types import Completion, Execution, Job, Limits, Problem, Test
 
 Run = Callable[..., Execution]
-
-
-@pytest.fixture(scope="session", params=list(PROMISES))
-def tier(request: pytest.FixtureRequest) -> str:
-    """Each tier that this machine has; whether it has namespaces, another program than ours says."""
-    name = str(request.param)
-    if name == "namespaces":
-        found = subprocess.run(["unshare", "--user", "--mount", "--pid", "--fork", "true"], capture_output=True)
-        if found.returncode:
-            pytest.skip(f"this machine has no user namespaces: {found.stderr.decode()}")
-    return name
 
 
 @pytest.fixture(scope="session")

@@ -216,5 +216,5 @@ except (ImportError, OSError):
 
 
 def test_environment_is_empty(stdio: Any, tier: str) -> None:
-    folder = {"landlock": "/", "namespaces": "/var/tmp"}[tier]
+    folder = {"landlock": "/", "namespaces": "/var/tmp", "docker": "/"}[tier]
     assert stdio("import os\nprint(len(os.environ), os.getcwd())", "", f"0 {folder}").status == Status.passed

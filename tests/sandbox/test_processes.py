@@ -75,8 +75,8 @@ def test_nothing_outlives_the_parent(signal_number: int, tier: str) -> None:
     try:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"open\n"
-        # 2 workers x (judge, zygote, program), and who waits for the zygote in its namespace
-        n_processes = {"landlock": 6, "namespaces": 8}[tier]
+        # 2 workers x (judge, zygote, program), and who waits for the zygote in its namespace; containers are not ours
+        n_processes = {"landlock": 6, "namespaces": 8, "docker": 2}[tier]
         assert wait_until(lambda: len(descendants(parent.pid)) == n_processes, 10)
         below = descendants(parent.pid)
         parent.send_signal(signal_number)
@@ -91,7 +91,7 @@ def test_nothing_is_left_after_closing(tier: str) -> None:
     before = descendants(os.getpid())
     box = open_sandbox(workers=2, tier=tier)
     ours = descendants(os.getpid()) - before
-    assert len(ours) == {"landlock": 4, "namespaces": 6}[tier]
+    assert len(ours) == {"landlock": 4, "namespaces": 6, "docker": 2}[tier]
     box.close()
     assert not alive(ours)
 
@@ -112,3 +112,15 @@ def test_no_program_outlives_its_verdict(box: Any, make_job: Any, tier: str) -> 
     assert execution.status == Status.passed
     assert box._workers[0].zygote.pid == zygote
     assert len(descendants(zygote)) == (tier == "namespaces")  # the zygote proper, behind its walls
+
+
+def test_programs_hold_nothing_of_the_sandboxs_own_whatever_its_number(tier: str, make_job: Any) -> None:
+    program = "import os\nfor n in range(4, 3000):\n    try: os.fstat(n)\n    except OSError: continue\n    print(n)\n"
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(80)]
+    try:
+        with open_sandbox(workers=1, tier=tier) as box:
+            ((_, (execution,)),) = list(box.run([make_job(program, Case(id="0", kind="stdio", input="", expected=""))]))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    assert execution.status == "passed", execution

@@ -129,3 +129,41 @@ def test_old_landlock_leaves_truncation_to_the_filter() -> None:
     code = seccomp.build("zygote", refuse_truncation=True)
     assert decide(code, number, (0, 0, 0o1000), arch=arch) == "EACCES"
     assert decide(code, number, (0, 0, 0), arch=arch) == "allow"
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
+def test_the_wide_filter_forbids_what_reaches_others_and_what_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    monkeypatch.setattr(syscalls, "machine", lambda: machine)
+    arch = syscalls.AUDIT_ARCH[machine]
+    code = seccomp.build_wide()
+    forbidden = {syscalls.number(name) for name in seccomp.FORBIDDEN_CALLS.split()} - {None}
+    assert len(forbidden) > 60
+    assert {syscalls.number(name) for name in ("ptrace", "mount", "bpf", "socket", "shmget", "keyctl")} < forbidden
+    newer = {syscalls.number(name) for name in seccomp.NEWER_CALLS.split()}
+    special = {syscalls.number(name) for name in ("clone", "prlimit64", "prctl", "fcntl", "ioctl", "socketpair")}
+    for number in set(range(700)) - special:
+        allowed = number in newer if number >= seccomp.NEWER else number not in forbidden
+        expected = "allow" if allowed else "ENOSYS" if number >= seccomp.NEWER else "EPERM"
+        assert decide(code, number, arch=arch) == expected, number
+    for name, arguments, expected in [
+        ("clone", (17,), "allow"),
+        ("clone", (0x3D0F00,), "allow"),
+        ("clone", (0x10000000 | 17,), "EPERM"),
+        ("prlimit64", (0, 7), "allow"),
+        ("prlimit64", (1, 7), "EPERM"),
+        ("prctl", (15,), "allow"),
+        ("prctl", (4, 0), "EPERM"),
+        ("fcntl", (1, 4), "allow"),
+        ("fcntl", (1, 8, 1), "EPERM"),
+        ("ioctl", (0, 0x5401), "allow"),
+        ("ioctl", (0, 0x5412), "EPERM"),
+        ("socketpair", (1, 1), "allow"),
+        ("socketpair", (2, 1), "EAFNOSUPPORT"),
+    ]:
+        number = syscalls.number(name)
+        assert number is not None
+        assert decide(code, number, arguments, arch=arch) == expected, (name, arguments)
+    assert decide(code, 59, arch=arch ^ 1) == "kill"
+    assert decide(code, 0x40000000 | 59, arch=arch) == "ENOSYS"

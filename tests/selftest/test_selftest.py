@@ -1,6 +1,5 @@
 """The self-test finds what is wrong with a grader, and nothing wrong with ours."""
 
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from harness import cli, evaluate, selftest, store
 from harness.errors import InputError
 from harness.leaderboards.render import render
 from harness.sandbox import open_sandbox
-from harness.sandbox.tiers import PROMISES
 from harness.selftest import Failure, Findings, Program, Row, collection
 from harness.types import Execution, Job, Status
 
@@ -154,16 +152,6 @@ def test_findings_go_to_the_leaderboard(tmp_path: Path, monkeypatch: pytest.Monk
     (second / "selftest.json").write_text("{}")
     with pytest.raises(InputError, match="not of this version"):
         render([second])
-
-
-@pytest.fixture(params=list(PROMISES))
-def tier(request: pytest.FixtureRequest) -> str:
-    """Each tier that this machine has."""
-    if request.param == "namespaces":
-        found = subprocess.run(["unshare", "--user", "--mount", "--pid", "--fork", "true"], capture_output=True)
-        if found.returncode:
-            pytest.skip(f"this machine has no user namespaces: {found.stderr.decode()}")
-    return str(request.param)
 
 
 def test_an_attack_on_each_problem_and_what_follows_it(tier: str) -> None:
