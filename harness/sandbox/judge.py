@@ -333,7 +333,7 @@ def serve(desk: Desk) -> None:
             desk.tests = []  # the old ones go before the new ones come
             desk.tests = [wire.read_message(descriptor) for _ in range(job["n_tests"])]
             desk.entry_point = job["entry_point"]
-            desk.all_tests, desk.lines = job["all_tests"], job["lines"]
+            desk.all_tests, desk.lines = job["all_tests"], job["lines"] and desk.build_limits is None
         desk.limits = job.get("limits", desk.limits)
         set_alarm(desk.limits)
         for reports, done in judge_job(desk, job["program"]):

@@ -3,8 +3,9 @@
 Main functions: `attend` until the end of a `Run`, then `finish`. A program's memory and CPU time are those of all of
 its processes together. Memory is looked at two hundred times a second: a limit on the address space, which would be
 exact, is of no use to runtimes and threads that reserve far more than they take. Not handled: memory that the kernel
-holds for a program (pipes and sockets, at most some hundred MiB), files (at most what /tmp may hold), and CPU time of
-processes that live for less than that and whose parents don't want to know of it (the wall clock ends those).
+holds for a program (pipes, sockets and page tables, at most a few times the limit), files (at most what /tmp may hold),
+and CPU time of processes that live for less than that and whose parents don't want to know of it (the wall clock ends
+those).
 """
 
 from __future__ import annotations

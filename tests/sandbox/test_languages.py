@@ -8,6 +8,8 @@ attacks are in C.
 import contextlib
 import json
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,14 @@ FAILURES = {
 Run = Callable[..., list[Execution]]
 
 
+def need(name: str) -> None:
+    """Skips the test where the language is not installed."""
+    try:
+        language.wanted(name)
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Pool]:
     """A sandbox of one worker in the tier that other languages need."""
@@ -53,10 +63,7 @@ def run(box: Pool) -> Run:
     """run(language, program, (input, expected), ...): the executions."""
 
     def run(name: str, program: str, *tests: tuple[str, str], cpu_s: float = 0.9) -> list[Execution]:
-        try:
-            language.wanted(name)
-        except SandboxUnavailable as error:
-            pytest.skip(str(error))
+        need(name)
         cases = tuple(Case(id=str(n), kind="stdio", input=i, expected=o) for n, (i, o) in enumerate(tests))
         problem = Problem(id="p", task="t", prompt="", language=name, tests=cases, cpu_s=cpu_s)
         completion = Completion(problem_id="p", index=0, text="", program=program)
@@ -78,15 +85,27 @@ def processes(box: Pool) -> int:
     """How many there are behind the worker's walls, zombies too: one, the launcher, where nothing has survived."""
     worker = box._workers[0]
     assert worker is not None
+    return len(below(worker.zygote.pid))
+
+
+def below(ancestor: int) -> set[int]:
+    """Every process that comes from `ancestor`."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    level, found = {worker.zygote.pid}, 0
+    level, found = {ancestor}, set()
     while level:
         level = {process for process, parent in parents.items() if parent in level}
-        found += len(level)
+        found |= level
     return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.02)
+    return condition()
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -253,13 +272,42 @@ def test_compilers_have_limits_of_their_own(run: Run, box: Pool) -> None:
     check_the_next(run, "c++")
 
 
+@pytest.mark.usefixtures("box")
 def test_every_test_gets_the_status_of_a_failed_compilation() -> None:
+    need("perl")
     cases = tuple(Case(id=str(n), kind="stdio", input="", expected="") for n in range(3))
-    problem = Problem(id="p", task="t", prompt="", language="c", tests=cases)
-    job = Job(problem=problem, completion=Completion(problem_id="p", index=0, text="", program="int main("))
-    with open_sandbox(workers=1, tier="namespaces", all_tests=True) as box:
+    problem = Problem(id="p", task="t", prompt="", language="perl", tests=cases)
+    job = Job(problem=problem, completion=Completion(problem_id="p", index=0, text="", program="print ("))
+    with open_sandbox(workers=1, tier="namespaces", all_tests=True, lines=True) as box:
         ((_, found),) = list(box.run([job]))
     assert [(one.test_id, one.status) for one in found] == [(str(n), Status.compile_error) for n in range(3)]
+    assert all(one.lines is None for one in found)
+
+
+PARENT = """
+from harness.sandbox import open_sandbox
+from harness.types import Completion, Job, Problem, Test as Case
+test = Case(id="0", kind="stdio", input="", expected="")
+job = Job(problem=Problem(id="p", task="t", prompt="", language="bash", tests=(test,)),
+          completion=Completion(problem_id="p", index=0, text="", program="(setsid sleep 60 &); sleep 60 & sleep 60"))
+with open_sandbox(workers=1, tier="namespaces") as box:
+    list(box.run([job]))
+"""
+
+
+@pytest.mark.usefixtures("box")
+def test_nothing_outlives_the_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stderr=subprocess.DEVNULL)
+    try:
+        # the judge, the launcher with its helper, bash and three sleepers
+        assert wait_until(lambda: len(below(parent.pid)) == 7, 10), below(parent.pid)
+        started = below(parent.pid)
+        parent.kill()
+        parent.wait(10)
+        assert wait_until(lambda: not any(Path(f"/proc/{each}").exists() for each in started), 3)
+    finally:
+        parent.kill()
+        parent.wait()
 
 
 def test_workers_change_their_language(run: Run) -> None:
@@ -317,7 +365,9 @@ def test_what_other_languages_need_is_said(make_job: Any, box: Pool) -> None:
     assert box.version_for([problem]).startswith(f"{box.version}, bash: GNU bash")
 
 
+@pytest.mark.usefixtures("box")
 def test_own_problems_in_other_languages(tmp_path: Path) -> None:
+    need("c")
     problems, completions = tmp_path / "problems.jsonl", tmp_path / "completions.jsonl"
     tests = [{"kind": "stdio", "input": "1 2 3", "expected": "6"}]
     named = {"sum/c": "c", "sum/bash": "bash", "sum/sh": "sh"}
