@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import evaluate
+from harness import doctor, evaluate
 from harness.errors import InputError, SandboxUnavailable, UnknownName
 from harness.sandbox import language, open_sandbox
 from harness.sandbox.pool import Pool
@@ -295,6 +295,7 @@ with open_sandbox(workers=1, tier="namespaces") as box:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("box")
 def test_nothing_outlives_the_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stderr=subprocess.DEVNULL)
@@ -351,6 +352,18 @@ def test_a_missing_toolchain_is_no_verdict(run: Run, tmp_path: Path) -> None:
     lame.write_text("names: [lame]\nsource: main\nrun: bash {build}/main\nhello: exit 1\n")
     with pytest.raises(SandboxUnavailable, match="programs in lame cannot be run here"):
         run(str(lame), "echo 6", ("", "6"))
+
+
+def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    language.toolchain.cache_clear()
+    try:
+        said = doctor.languages().splitlines()
+    finally:
+        language.toolchain.cache_clear()
+    assert "perl        programs in perl cannot be run: perl is not installed here, or not on PATH." in said
+    assert "python      as the harness itself" in said
+    assert {line.split()[0] for line in said[:-1]} == set(PROGRAMS) | {"python"}
 
 
 def test_what_other_languages_need_is_said(make_job: Any, box: Pool) -> None:
