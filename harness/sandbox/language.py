@@ -40,7 +40,7 @@ EVERYWHERE = (
 """Folders of every toolchain, where they are there."""
 HIDDEN = ("/tmp/", "/var/", "/proc/")
 PARTS = ("bin", "include", "lib", "lib32", "lib64", "libexec", "share")
-"""Of /usr/local, if a command is in its bin."""
+"""Of a folder that holds more than one toolchain, such as /usr/local, if a command is in its bin."""
 STARTUP_WALL = 4.0
 """Wall clock for each second of CPU time that starting takes."""
 VERSION_S = 60.0
@@ -127,6 +127,7 @@ class Toolchain(NamedTuple):
         )
 
 
+@functools.cache
 def names() -> dict[str, Path]:
     """The file of every name of a language that comes with the harness."""
     return {name: path for path in sorted(FOLDER.glob("*.yaml")) for name in _read(path).names}
@@ -229,14 +230,16 @@ def _folders(language: Language, commands: dict[str, str]) -> list[str]:
 
 
 def _home_of(command: str) -> list[str]:
-    """The folders of the toolchain that a command is part of. Never a user's home or the whole machine."""
+    """The folders of the toolchain that a command is part of. Never a user's home, nor the folder that we run in: it
+    may hold the answers."""
     prefix = os.path.dirname(os.path.dirname(command))
     if prefix in ("/", "/usr"):
         return []
-    if prefix == "/usr/local":
-        return [os.path.join(prefix, part) for part in PARTS]
     home = os.path.realpath(os.path.expanduser("~"))
-    return [command] if home == prefix or home.startswith(prefix + "/") else [prefix]
+    if prefix in ("/usr/local", "/opt", os.path.join(home, ".local")):
+        return [os.path.join(prefix, part) for part in PARTS if part != "share" or not prefix.startswith(home)]
+    holds_others = any((place + "/").startswith(prefix + "/") for place in (home, os.getcwd()))
+    return [command] if holds_others else [prefix]
 
 
 def _version(language: Language, commands: dict[str, str]) -> str:
@@ -270,6 +273,7 @@ def check_tier(name: str, tier: str) -> None:
         )
 
 
+@functools.cache
 def wanted(name: str) -> Toolchain | None:
     """The toolchain for a problem's language, None for Python."""
     return None if is_python(name) else toolchain(name)

@@ -152,7 +152,7 @@ def await_ready(worker: Worker) -> None:
     for process in (worker.judge, worker.zygote):
         if process.stderr is not None:
             process.stderr.close()
-    if worker.toolchain is not None and worker.toolchain.name not in _greeted:
+    if worker.toolchain is not None and worker.toolchain.hello and worker.toolchain.name not in _greeted:
         _say_hello(worker, worker.toolchain)
 
 

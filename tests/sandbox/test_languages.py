@@ -343,6 +343,20 @@ def test_a_language_of_ones_own(run: Run, tmp_path: Path) -> None:
             language.find(str(awk))
 
 
+def test_a_toolchain_shows_nothing_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert language._home_of("/usr/bin/gcc") == language._home_of("/bin/sh") == []
+    assert language._home_of("/usr/local/bin/node")[0] == "/usr/local/bin"
+    assert language._home_of("/usr/local/go/bin/go") == ["/usr/local/go"]
+    assert language._home_of(f"{home}/.rustup/toolchains/stable/bin/rustc") == [f"{home}/.rustup/toolchains/stable"]
+    for command in (f"{home}/bin/lua", f"{tmp_path}/bin/lua", f"{tmp_path.parent}/bin/lua"):
+        assert language._home_of(command) == [command]
+    assert f"{home}/.local/lib" in language._home_of(f"{home}/.local/bin/lua")
+    assert f"{home}/.local/share" not in language._home_of(f"{home}/.local/bin/lua")
+
+
 def test_a_missing_toolchain_is_no_verdict(run: Run, tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
     missing.write_text("names: [missing]\nsource: main\nrun: no-such-command\n")
