@@ -4,7 +4,7 @@ Main functions: `choose` the tiers to try by name. `PROMISES` is the one table o
 `probe`, run through every sandbox when it is opened, tries it all. "landlock" (Landlock, system-call filter, resource
 limits) works in ordinary containers; "namespaces" is the same behind walls: namespaces of the worker's own and a small
 read-only root with a private /tmp; "docker" is "landlock" in a container of ours for each worker, and is used only when
-asked for, since it needs a daemon and an image, and is slow to start. Not handled: other languages (`language`, `launcher`).
+asked for, since it needs a daemon and an image, and is slow to start. Not handled here: other languages (`launcher`).
 """
 
 from __future__ import annotations
