@@ -168,7 +168,7 @@ def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
         found[-1:] = [found[-1]._replace(outcome=last, digest=None)] * (1 + rest)
     reports = [
         _report(test, one.outcome, None, program, digest=one.digest, lines=one.lines) | {"cpu_s": one.cpu_s}
-        for test, one in zip(tests, found)  # noqa: B905
+        for test, one in zip(tests, found, strict=False)  # it stops at the first that failed
     ]
     reports[-1].update(_measured(usage))
     if desk.all_tests:

@@ -167,8 +167,11 @@ def _say_hello(worker: Worker, toolchain: language.Toolchain) -> None:
         all_tests=False,
         lines=False,
     )
-    while (reports := collect(worker)) is None:
-        pass
+    try:
+        while (reports := collect(worker)) is None:
+            pass
+    except WorkerDied as error:
+        raise SandboxUnavailable(f"programs in {toolchain.name} cannot be run here: {error}.") from error
     if reports[-1]["status"] != "passed":
         kill(worker)
         raise SandboxUnavailable(
