@@ -22,11 +22,16 @@ TIERS = [pytest.param(name, marks=[pytest.mark.slow] * (name != QUICK)) for name
 def tier(request: pytest.FixtureRequest) -> str:
     """Each tier that this machine has: quickly the one that runs choose here, slowly the others."""
     name = str(request.param)
-    if name == "namespaces" and NO_NAMESPACES:
-        pytest.skip(f"this machine has no user namespaces: {NO_NAMESPACES}")
-    if name == "docker":
-        request.getfixturevalue("docker_here")
+    if name in ("namespaces", "docker"):
+        request.getfixturevalue(f"{name}_here")
     return name
+
+
+@pytest.fixture(scope="session")
+def namespaces_here() -> None:
+    """User namespaces."""
+    if NO_NAMESPACES:
+        pytest.skip(f"this machine has no user namespaces: {NO_NAMESPACES}")
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def start(
 
 def become(bench: Bench, share: Share, cpu_s: float, command: list[str]) -> NoReturn:
     """In the fork: sets the limits and executes the command, a file and the words that it is called with."""
-    seconds = math.ceil(cpu_s)
+    seconds = math.ceil(cpu_s) + 1  # as in the zygote: the judge looks closer
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU, then SIGKILL
     lockdown.lower_limit(resource.RLIMIT_NPROC, share.processes + 1)  # the launcher is one
     lockdown.lower_limit(resource.RLIMIT_FSIZE, share.file_bytes)

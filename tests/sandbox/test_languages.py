@@ -49,11 +49,8 @@ def need(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def box() -> Iterator[Pool]:
+def box(namespaces_here: None) -> Iterator[Pool]:
     """A sandbox of one worker in the tier that other languages need."""
-    found = subprocess.run(["unshare", "--user", "--mount", "--pid", "--fork", "true"], capture_output=True)
-    if found.returncode:
-        pytest.skip(f"this machine has no user namespaces: {found.stderr.decode()}")
     with open_sandbox(workers=1, limits=LIMITS, tier="namespaces") as pool:
         yield pool
 
