@@ -1,11 +1,13 @@
 """What runs in a program's own process: loads the program and answers the judge's calls, or runs it as a main program.
 
-Main function: `serve`. Nothing here decides anything: whatever this process says is a claim that the judge reads as
-hostile. It sees the program, then one call after another, and never an expected value or a test's source.
+Main functions: `serve`, and `rehearse` beforehand. Nothing here decides anything: whatever this process says is a claim
+that the judge reads as hostile. It sees the program, then one call after another, and never an expected value or a
+test's source.
 """
 
 from __future__ import annotations
 
+import _socket  # `socket` would bring modules that every fork pays for
 import atexit
 import builtins
 import contextlib
@@ -27,6 +29,20 @@ MAX_TEXT = 200
 """Characters of an exception for people."""
 MAX_MESSAGE = 10_000
 """Characters of an exception's message for a test."""
+REHEARSALS = 20
+REHEARSED = [3, 2.5], "a", (1, None), {"a": True}
+PROGRAM = '''
+from typing import *
+import math
+def solve(numbers: List[float], name: Optional[str], pair: Tuple, pairs: Dict[str, Any]) -> bool:
+    """A docstring."""
+    return sorted(numbers) == [math.sqrt(x) for x in numbers] or {1: 2} == {} or set(numbers) < {1}
+try:
+    assert solve([2], "", (), {})
+except AssertionError as error:
+    str(error)
+'''
+"""It has what most programs have."""
 
 
 class NoInput(io.TextIOBase):
@@ -45,23 +61,45 @@ class NoInput(io.TextIOBase):
         return False
 
 
-def serve(channel: int, *, main: bool) -> NoReturn:
-    """Reads the program from `channel`, then runs it or serves it until the judge hangs up. Never returns."""
+# made once for all forks
+NO_INPUT = NoInput()
+LOADED = wire.pack({"kind": "loaded"})
+
+
+def serve(channel: int, *, main: bool) -> None:
+    """Reads the program from `channel`, then runs it and exits, or answers calls until the judge hangs up."""
     body = wire.read_body(channel)
     lines: set[int] | None = set() if body.startswith(TRACED) else None
     program = body[1:].decode("utf-8", "surrogatepass")
     if main:
         _run_main(channel, program, lines)
-    sys.stdin = NoInput()
+    sys.stdin = NO_INPUT
     module = _module("candidate")
-    wire.write_all(channel, wire.pack(_load(module, program, lines)))
+    wire.write_all(channel, _load(module, program, lines))
     namespace = vars(module)
     while True:
         try:
             request = wire.read_message(channel)
         except EOFError:
-            os._exit(0)
+            return
         wire.write_all(channel, _answer(namespace, request, lines))
+
+
+def rehearse() -> None:
+    """In the zygote: serves a program of ours again and again. Python adapts code as it runs it the first few times,
+    and remembers where it found names; a fork would do so in memory that it must copy page by page."""
+    call = {"name": "solve", "arguments": [plain.encode(value) for value in REHEARSED], "named": {}}
+    said = [wire.HEADER.pack(len(PROGRAM) + 1), UNTRACED, PROGRAM.encode(), wire.pack(call), wire.pack(call)]
+    for _ in range(REHEARSALS):
+        judge, ours = _socket.socketpair()
+        judge.sendall(b"".join(said))
+        judge.shutdown(_socket.SHUT_WR)
+        serve(ours.fileno(), main=False)
+        judge.close()
+        ours.close()
+        del sys.modules["candidate"]
+    gc.unfreeze()
+    gc.disable()
 
 
 def _module(name: str) -> ModuleType:
@@ -71,18 +109,18 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def _load(module: ModuleType, program: str, lines: set[int] | None) -> wire.Message:
-    """Compiles and runs the program's top level; says what went wrong, if anything."""
+def _load(module: ModuleType, program: str, lines: set[int] | None) -> bytes:
+    """Compiles and runs the program's top level; the message that says so, or what went wrong."""
     try:
         code = compile(program, SOURCE_NAME, "exec", dont_inherit=True)
     except BaseException as error:
-        return {"kind": "compile_error", "text": _describe(error)}
+        return wire.pack({"kind": "compile_error", "text": _describe(error)})
     _let_go(lines)
     try:
         exec(code, vars(module))
     except BaseException as error:
-        return _failure(error)
-    return {"kind": "loaded"} | _ran(lines)
+        return wire.pack(_failure(error))
+    return LOADED if lines is None else wire.pack({"kind": "loaded"} | _ran(lines))
 
 
 def _let_go(lines: set[int] | None) -> None:

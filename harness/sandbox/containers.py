@@ -217,7 +217,14 @@ def _settings(shared: Path, memory_bytes: int) -> dict[str, Any]:
         "working_dir": "/",
         "hostname": "sandbox",
         # set and empty is as unset: an image's own settings must not decide what a program sees
-        "environment": {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "PYTHONPATH": "", "PYTHONHOME": "", "LANG": ""},
+        "environment": {
+            "PYTHONHASHSEED": "0",
+            "LD_BIND_NOW": "1",
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPATH": "",
+            "PYTHONHOME": "",
+            "LANG": "",
+        },
         "mounts": [Mount(SHARED, str(shared), type="bind", read_only=True)],
         "read_only": True,
         "network_mode": "none",

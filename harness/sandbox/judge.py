@@ -339,7 +339,8 @@ def serve(desk: Desk) -> None:
         for reports, done in judge_job(desk, job["program"]):
             set_alarm(None)  # the parent may take its time to read
             wire.write_all(descriptor, wire.pack({"reports": reports, "done": done}))
-            set_alarm(None if done else desk.limits)
+            if not done:
+                set_alarm(desk.limits)
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def enter(room: Room | None = None) -> _socket.socket:
     if child:
         ours.close()
         os.dup2(theirs.detach(), 3)
-        syscalls.close_from(4)
+        syscalls.closing_from(4)()
         _serve_wipes(_socket.socket(fileno=3), room)
         os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
     theirs.close()

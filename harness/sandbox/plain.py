@@ -328,17 +328,22 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
 
 def dumps(data: Encoded) -> bytes:
     """JSON-ready data (`encode`d values and plain words) as ASCII bytes."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _to_json(data).encode("ascii")
 
 
 def _refuse(name: str) -> Any:
     raise Garbled(f"the bare word {name}")
 
 
-def parse(message: bytes) -> Any:
+# made once: `json.dumps` and `json.loads` make both anew for each message
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_from_json = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+def parse(message: bytes | bytearray) -> Any:
     """Hostile bytes as JSON data, values not yet decoded; Garbled if they are none."""
     try:
-        return json.loads(message.decode("ascii"), parse_constant=_refuse)
+        return _from_json(message.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise Garbled("not JSON") from error
 

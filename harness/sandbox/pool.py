@@ -35,6 +35,9 @@ RESTART_S = 30.0
 MAX_ASIDE = 64
 """Programs put aside while there are others; beyond it their turn comes."""
 
+PAUSE_S = 0.01
+"""For so long the workers alone are watched before a source that had nothing ready is asked again."""
+
 Fingerprint = tuple[int, str]
 """Which problem object, and the program."""
 Executions = tuple[Execution, ...]
@@ -89,8 +92,9 @@ class Pool:
                 worker.stop(each)
             self._workers[position] = None
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Executions]]:
-        """Each job with its executions, in the order in which they are finished."""
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Executions]]:
+        """Each job with its executions, in the order in which they are finished. None among the jobs: none is ready
+        yet. The source is asked again soon, and what was put aside or must run again is run meanwhile."""
         if self._closed or self._running:
             raise InputError("this sandbox is closed or in use: open one sandbox for each run at the same time.")
         self._running = True
@@ -106,7 +110,8 @@ class Pool:
             self._stop_busy()
 
     def _drain(self, stream: _Stream) -> Iterator[tuple[Job, Executions]]:
-        """Everything but what must be repeated alone, until the source ends or too many jobs wait for such a one."""
+        """Everything but what must be repeated alone, until it is time for that: the source has ended, or has nothing
+        ready, or too many jobs wait for such a one."""
         busy: dict[int, Worker] = {}
         while True:
             idle = [position for position in range(len(self._workers)) if position not in busy]
@@ -118,12 +123,17 @@ class Pool:
                     limits = self._limits_for(job.problem, first_try=not stream.is_patient(job))
                     position = self._best(idle, job)
                     busy[position] = self._give(position, job, limits)
+                if not busy and stream.starved:
+                    if stream.again:
+                        return
+                    time.sleep(PAUSE_S)
                 if not busy:
                     continue
             elif not busy:
                 return
             can_pull = len(busy) < len(self._workers) and stream.has_next
-            for position in self._ready(busy, 0.0 if can_pull else None):
+            pause_s = PAUSE_S if stream.starved else 0.0
+            for position in self._ready(busy, pause_s if can_pull else None):
                 job, executions = self._collect(busy[position])
                 if job is not None:
                     del busy[position]
@@ -254,12 +264,21 @@ class Pool:
                 )
 
 
+class _End:
+    """What `next` gives after the last job."""
+
+
+_END = _End()
+
+
 class _Stream:
     """Jobs on their way in: pulled one by one, equal programs recognised."""
 
-    def __init__(self, source: Iterator[Job]) -> None:
+    def __init__(self, source: Iterator[Job | None]) -> None:
         self.source = source
         self.exhausted = False
+        self.starved = False
+        """The source had nothing ready when it was last asked."""
         self.again: list[Job] = []
         self.n_waiting = 0
         self._aside: list[Job] = []
@@ -282,7 +301,10 @@ class _Stream:
     def next_job(self) -> tuple[Job | None, Executions | None]:
         """As `pull`, or one that was put aside."""
         if self._may_pull:
-            return self.pull()
+            job, known = self.pull()
+            if not (self.starved and self._aside):
+                return job, known
+        self.starved = False
         job = self._aside.pop(0)
         self._patient.add(_fingerprint(job))
         return job, None
@@ -297,9 +319,10 @@ class _Stream:
 
     def pull(self) -> tuple[Job | None, Executions | None]:
         """The next job and, if they need no worker, its executions; (None, None) if it waits or there is none."""
-        job = next(self.source, None)
-        if job is None:
-            self.exhausted = True
+        job = next(self.source, _END)
+        self.exhausted = job is _END
+        self.starved = job is None
+        if job is None or isinstance(job, _End):
             return None, None
         at_once = _without_running(job)
         if at_once is not None:

@@ -150,7 +150,6 @@ def last_word(program: Program) -> wire.Message:
 
 def end(program: Program) -> Usage:
     """Kills the process if it still runs, and returns what it used."""
-    program.channel.close()
     try:
         program.control.send(b".")
         report = program.control.recv(256)
@@ -159,6 +158,8 @@ def end(program: Program) -> Usage:
             raise SandboxFailed(report.decode(errors="replace"))
     except OSError as error:
         raise SandboxFailed("the zygote has gone") from error
+    finally:
+        program.channel.close()  # not before: the process would wake up only to be killed
     if len(report) != REPORT.size:
         raise SandboxFailed("the zygote has gone")
     return Usage(*REPORT.unpack(report))
@@ -255,11 +256,16 @@ def _receive(program: Program) -> wire.Message:
     """The next message, whose shape only is sure: an object with a `kind`."""
     if program.fatal is not None:
         raise ProgramEnded(program.fatal.detail)
-    (size,) = wire.HEADER.unpack(_read(program, wire.HEADER.size))
+    _fill(program, wire.HEADER.size)
+    (size,) = wire.HEADER.unpack_from(program.buffer)
     if size > plain.MAX_BYTES + 64:
         raise give_up(program, "output_limit", f"an answer of {size} bytes")
+    whole = wire.HEADER.size + size
+    _fill(program, whole)
+    body = program.buffer[wire.HEADER.size : whole]
+    del program.buffer[:whole]
     try:
-        message: Any = plain.parse(_read(program, size))
+        message: Any = plain.parse(body)
     except plain.Garbled:
         raise give_up(program, "tampered", "broke the protocol") from None
     except MemoryError:
@@ -279,7 +285,8 @@ def _lines_in(message: wire.Message, n_lines: int) -> frozenset[int]:
     return frozenset(each for each in found if type(each) is int and 1 <= each <= n_lines)
 
 
-def _read(program: Program, size: int) -> bytes:
+def _fill(program: Program, size: int) -> None:
+    """Reads until `size` bytes are there."""
     while len(program.buffer) < size:
         _wait(program, program.channel.fileno(), select.POLLIN)
         try:
@@ -289,6 +296,3 @@ def _read(program: Program, size: int) -> bytes:
         if not piece:
             raise give_up(program, "died", "ended before it answered")
         program.buffer += piece
-    found = bytes(program.buffer[:size])
-    del program.buffer[:size]
-    return found

@@ -1,7 +1,7 @@
 """Linux system calls that Python has no function for, and the numbers of those that a filter speaks of.
 
-Main functions: `prctl`, `drop_capabilities`, `close_from`, `call`. Numbers are given for x86-64 and aarch64; any other
-machine is refused by `machine`. Not handled: 32-bit programs (their calls are refused by the filter).
+Main functions: `prctl`, `drop_capabilities`, `closing_from`, `call`. Numbers are given for x86-64 and aarch64; any
+other machine is refused by `machine`. Not handled: 32-bit programs (their calls are refused by the filter).
 """
 
 from __future__ import annotations
@@ -132,6 +132,6 @@ def drop_capabilities() -> None:
     call("capset", _capability_header, _no_capabilities)
 
 
-def close_from(first: int) -> None:
-    """Closes every file descriptor from `first` on."""
-    call("close_range", ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(0))
+def closing_from(first: int) -> Callable[[], None]:
+    """What closes every file descriptor from `first` on."""
+    return prepared("close_range", first, 0xFFFFFFFF, 0)

@@ -15,11 +15,14 @@ from typing import Any
 
 HEADER = struct.Struct("<I")
 Message = dict[str, Any]
+# made once: `json.dumps` and `json.loads` make anew what they work with, which costs a fresh fork page faults
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_decode = json.JSONDecoder().raw_decode
 
 
 def pack(message: Any) -> bytes:
     """One message as bytes; it must be JSON-ready."""
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    body = _encode(message).encode("ascii")
     return HEADER.pack(len(body)) + body
 
 
@@ -29,15 +32,21 @@ def pack_text(message: Any) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
+def parse(body: bytes | bytearray) -> Any:
+    """The message that these bytes, all but the header, are; not for what a program's process has sent."""
+    return _decode(body.decode("utf-8", "surrogatepass"))[0]
+
+
 def read_exactly(descriptor: int, size: int) -> bytes:
     """`size` bytes; EOFError where the other side has gone."""
-    pieces: list[bytes] = []
-    while size:
-        piece = read(descriptor, min(size, 1 << 20))
-        if not piece:
-            raise EOFError("the other side has closed its connection")
-        pieces.append(piece)
-        size -= len(piece)
+    found = read(descriptor, min(size, 1 << 20))
+    if len(found) == size:  # nearly always
+        return found
+    pieces = [found]
+    while found and (size := size - len(found)):
+        pieces.append(found := read(descriptor, min(size, 1 << 20)))
+    if not found:
+        raise EOFError("the other side has closed its connection")
     return b"".join(pieces)
 
 
@@ -49,7 +58,7 @@ def read_body(descriptor: int) -> bytes:
 
 def read_message(descriptor: int) -> Any:
     """The next message; EOFError where the other side has gone."""
-    return json.loads(read_body(descriptor))
+    return parse(read_body(descriptor))
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -27,6 +27,7 @@ from harness.sandbox import containers, language, plain, wire
 from harness.sandbox.tiers import Tier, python_here
 from harness.types import Completion, Job, Limits, Problem, Test
 
+PIECE = 1 << 16
 START_S = 60.0
 LONGEST_POLL_S = 3600.0
 COMPILER_START_S = 900.0
@@ -132,7 +133,7 @@ def _spawn(module: str, options: dict[str, Any], sockets: list[socket.socket]) -
     folder = str(Path(__file__).resolve().parent.parent)
     return subprocess.Popen(
         [python, "-s", "-S", "-P", "-c", BOOT, folder, module, json.dumps(options)],
-        env={"PYTHONHASHSEED": "0"} if "control" in options and "parent" not in options else {},
+        env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"} if "control" in options and "parent" not in options else {},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -247,7 +248,7 @@ def _test_message(test: Test) -> dict[str, Any]:
 def collect(worker: Worker) -> list[dict[str, Any]] | None:
     """Reads what the judge has sent; the reports once the job is done, else None. WorkerDied if it has gone."""
     try:
-        piece = worker.connection.recv(1 << 20)
+        piece = worker.connection.recv(PIECE)
     except OSError:
         piece = b""
     if not piece:
@@ -269,7 +270,7 @@ def _next_message(buffer: bytearray) -> Any:
     whole = wire.HEADER.size + size
     if len(buffer) < whole:
         return None
-    message = json.loads(buffer[wire.HEADER.size : whole])
+    message = wire.parse(buffer[wire.HEADER.size : whole])
     del buffer[:whole]
     return message
 

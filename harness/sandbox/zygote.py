@@ -23,16 +23,16 @@ import signal
 import struct
 import sys
 import time
-from types import ModuleType
 from typing import NoReturn
 
-from harness.sandbox import candidate, lockdown, namespaces, plain, seccomp, syscalls
+from harness.sandbox import candidate, lockdown, namespaces, seccomp, syscalls
 
 WARM_MODULES = """
     typing math re collections itertools functools heapq bisect string random copy operator json struct io
 """
 """What programs import most; more would make each fork dearer than it saves."""
 STACK_BYTES = 120 << 20
+_close_rest = syscalls.closing_from(4)  # whatever their numbers: the parent's own may be high
 FORK_S = 30.0
 LOOK = b"?"
 """The judge's question how much CPU time the program has used; any other word ends it."""
@@ -42,18 +42,6 @@ CPUCLOCK_SCHED = 2
 SETUP_FAILED = "set-up failed: "
 REPORT = struct.Struct("<iddq")
 """Wait status, CPU seconds, wall seconds, peak resident bytes."""
-TYPICAL_PROGRAM = '''
-from typing import *
-import math
-def solve(numbers: List[int], name: Optional[str], pairs: Dict[str, Any]) -> bool:
-    """A docstring."""
-    return sorted(numbers) == [math.sqrt(x) for x in numbers] or {1: 2} == {} or set(numbers) < {1}
-solve([1], "", {})
-try:
-    assert solve([2], "", {})
-except AssertionError as error:
-    str(error)
-'''
 
 
 def warm_up() -> None:
@@ -63,9 +51,7 @@ def warm_up() -> None:
     for name in WARM_MODULES.split():
         importlib.import_module(name)
     os.register_at_fork = at_fork
-    for _ in range(3):
-        exec(compile(TYPICAL_PROGRAM, "<warm>", "exec", dont_inherit=True), vars(ModuleType("candidate")))
-        plain.decode(plain.parse(plain.dumps(plain.encode([1, 2.5, "a", (1,), {1: 2}, None, True]))))
+    candidate.rehearse()
     # the site module, which we leave out, would bring these two
     vars(builtins).update({name: _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)") for name in ("exit", "quit")})
     os.environ.clear()
@@ -84,8 +70,9 @@ def run_child(descriptors: tuple[int, ...], last: seccomp.Filter, zygote: int | 
         os.dup2(descriptor, target)
     last.install()
     os.dup2(channel, 3)
-    syscalls.close_from(4)  # whatever their numbers: the parent's own may be high
+    _close_rest()
     candidate.serve(3, main=bool(standard))
+    os._exit(0)
 
 
 def fork_patiently() -> int:

@@ -125,6 +125,29 @@ def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> No
         assert (found[index].cpu_s or 0) > 0.9
 
 
+def test_a_slow_source_keeps_nothing_back(make_job: Any) -> None:
+    """Each job is given only after the one before has come out, though one must wait aside and one run again alone."""
+    programs = SQUARE, "while True: pass", "import time\ntime.sleep(60)", f"{SQUARE}# 3"
+    came: dict[int, tuple[Status, float, float | None]] = {}
+    asked = 0
+
+    def source() -> Iterator[Job | None]:
+        nonlocal asked
+        for index, program in enumerate(programs):
+            while len(came) < index:
+                asked += 1
+                yield None
+            yield make_job(program, IS_NINE, index=index)
+
+    with open_sandbox(workers=2, limits=Limits(cpu_s=1, wall_s=1.2)) as box:
+        started = time.monotonic()
+        for job, (execution,) in box.run(source()):
+            came[job.completion.index] = execution.status, time.monotonic() - started, execution.wall_s
+    assert [came[index][0] for index in range(4)] == [Status.passed, Status.timeout, Status.timeout, Status.passed]
+    assert 0.9 < (came[1][2] or 0) < 2.5  # the loop's limit is its own, whatever the source does
+    assert 0 < asked <= 200 * came[3][1]  # it is not asked without a pause
+
+
 def test_problems_whose_right_programs_are_slow_are_given_time_at_once(
     make_job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
