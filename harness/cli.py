@@ -110,7 +110,7 @@ def eval_command(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
     batch_size: Annotated[
-        int | None, typer.Option("--batch_size", "-b", min=1, help="Sequences sampled together.")
+        str | None, typer.Option("--batch_size", "-b", help="Sequences sampled together.", show_default="auto")
     ] = None,
     apply_chat_template: Annotated[
         bool | None,
@@ -121,6 +121,9 @@ def eval_command(
         ),
     ] = None,
     system_instruction: Annotated[str | None, typer.Option("--system_instruction", help="System message.")] = None,
+    think_tags: Annotated[
+        str, typer.Option("--think_tags", help="Tags of the blocks in which chat models think: not read for an answer.")
+    ] = "think",
     workers: Workers = None,
     timeout: Timeout = 3.0,
     gold_factor: GoldFactor = 20.0,
@@ -176,6 +179,7 @@ def eval_command(
             tier=sandbox,
             all_tests=all_tests,
             lines=lines,
+            think_tags=think_tags,
             output_path=output_path,
             progress=progress,
         )

@@ -4,6 +4,7 @@ HarnessError
 ├── InputError            a file, row, flag or argument of the user's
 │   └── UnknownName       a task, sampler ... that nobody registered; names the nearest
 ├── MissingDependency     an optional package is not installed; names the extra that brings it
+├── Interrupted           somebody stopped a training; its state is saved
 ├── RunMismatch           a run folder holds another experiment
 └── SandboxUnavailable    this machine cannot isolate programs as asked
 """
@@ -37,6 +38,10 @@ class MissingDependency(HarnessError):
 
     def __init__(self, package: str, extra: str, what: str) -> None:
         super().__init__(f"{what} needs the package {package}: pip install 'treatment-harness[{extra}]'.")
+
+
+class Interrupted(HarnessError):
+    """A training was told to stop, and can be gone on with."""
 
 
 class RunMismatch(HarnessError):

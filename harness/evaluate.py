@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,19 @@ from typing import Any
 import msgspec
 
 from harness import gold, manifest, registry
+from harness.ahead import ahead
 from harness.config import arguments_by_task, parse_arguments, parse_ks, parse_list
 from harness.errors import HarnessError, InputError, UnknownName
+from harness.grading.thinking import without_thinking
 from harness.progress import Progress, silent
 from harness.sandbox import open_sandbox
 from harness.store import Run, identity, open_run
 from harness.types import Budget, Completion, Execution, Job, Limits, Manifest, Problem, Results, Sampler, Sandbox, Task
+
+TRAINING = "HARNESS_TRAINING"
+"""Environment variable of processes that train: test problems cannot be loaded there."""
+MOST_AHEAD = 1024
+"""Completions that wait to be graded before the model has to wait."""
 
 
 def evaluate(
@@ -41,6 +50,7 @@ def evaluate(
     tier: str = "auto",
     all_tests: bool = False,
     lines: bool = False,
+    think_tags: str | Sequence[str] = "think",
     output_path: str | Path | None = None,
     progress: Progress = silent,
 ) -> Results:
@@ -60,6 +70,7 @@ def evaluate(
         tier: how programs are isolated (`harness doctor`); "auto": the best that holds here.
         all_tests: run every test of a problem, not only those up to the first failure.
         lines: note which lines of a program each test ran; programs then take several times longer.
+        think_tags: tags of the blocks in which a chat model thinks aloud: they are not read for an answer.
         output_path: the run folder; None: `runs/` and a name made of the model, the tasks and a hash of the settings.
         progress: told what happens while it happens.
 
@@ -97,6 +108,8 @@ def evaluate(
             ks=ks,
             limit=limit,
             samples=parse_list(samples),
+            think_tags=parse_list(think_tags),
+            sampler=getattr(sampler, "facts", {}),
         )
         run = stack.enter_context(open_run(Path(output_path or default_folder(made, model)), made))
         for notice in run.notices:
@@ -122,6 +135,7 @@ def grade_all(
 ) -> None:
     """Samples what the run lacks and grades what it has not graded; every record is stored as soon as it is there."""
     problems = [problem for task in tasks for problem in task.problems]
+    think_tags = run.manifest.think_tags
     cpu_limits = gold.cpu_limits(run, tasks, sandbox, wanted=wanted, progress=progress) if sandbox else {}
     problem_of = {problem.id: _limited(problem, cpu_limits.get(problem.id)) for problem in problems}
     task_of = {problem.id: task for task in tasks for problem in task.problems}
@@ -132,12 +146,11 @@ def grade_all(
         *(sum(name in wanted for name, _ in records) for records in (run.completions, run.verdicts)),
     )
 
-    def completions() -> Iterator[Completion]:
-        yield from ungraded
+    def sampled() -> Iterator[Completion]:
+        """In a thread of its own: what is sampled is stored at once, whatever waits to be graded."""
         for completion in sampler.sample(problems, budget, frozenset(run.completions), wanted):
             _check_completion(completion, run, wanted)
             run.add_completion(completion)
-            progress.sampled()
             yield completion
         have = Counter(name for name, _ in run.completions)
         short = [name for name, n in promised.items() if have[name] < n]
@@ -152,17 +165,30 @@ def grade_all(
         run.add_verdict(executions, task.grade(problem_of[completion.problem_id], completion, executions))
         progress.graded()
 
-    def jobs() -> Iterator[Job]:
-        for raw in completions():
+    def jobs(completions: Iterable[Completion | None]) -> Iterator[Job | None]:
+        for raw in completions:
+            if raw is None:  # the model has nothing new yet
+                yield None
+                continue
             problem = problem_of[raw.problem_id]
-            completion = task_of[problem.id].extract(problem, raw)
+            completion = task_of[problem.id].extract(problem, without_thinking(raw, think_tags))
             if problem.tests:
                 yield Job(problem=problem, completion=completion)
             else:
                 store_verdict(completion, ())
 
-    for job, executions in sandbox.run(jobs()) if sandbox else _no_programs(jobs()):
-        store_verdict(job.completion, executions)
+    def counted(completions: Iterable[Completion | None]) -> Iterator[Completion | None]:
+        for completion in completions:
+            if completion is not None:
+                progress.sampled()
+            yield completion
+
+    # The sandbox finds out by itself when there is something to run; without one there is only the model to wait for.
+    patience_s = 0.0 if sandbox else 0.1
+    with ahead(sampled(), most=MOST_AHEAD, patience_s=patience_s) as arriving:
+        wanting = jobs(itertools.chain(ungraded, counted(arriving)))
+        for job, executions in sandbox.run(wanting) if sandbox else _no_programs(wanting):
+            store_verdict(job.completion, executions)
 
 
 def _limited(problem: Problem, cpu_s: float | None) -> Problem:
@@ -177,9 +203,9 @@ def _check_completion(completion: Completion, run: Run, wanted: set[str]) -> Non
         raise HarnessError(f"the model gave completion {completion.index} of {completion.problem_id}, {again}.")
 
 
-def _no_programs(jobs: Iterator[Job]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
+def _no_programs(jobs: Iterator[Job | None]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
     """Draws the jobs of tasks without programs: all is done when there are none."""
-    for job in jobs:
+    for job in filter(None, jobs):
         raise AssertionError(f"{job.problem.id} has tests and there is no sandbox")
     yield from ()
 
@@ -219,6 +245,8 @@ def _load_task(name: str, arguments: Mapping[str, Any]) -> Task:
         raise InputError(f"{name} gave a {type(task).__name__} where a harness.Task is wanted.")
     if not task.problems:
         raise InputError(f"the task {task.name} has no problems.")
+    if os.environ.get(TRAINING) and any(problem.split == "test" for problem in task.problems):
+        raise InputError(f"problems of {task.name} are of its test split: train on another one (split=train).")
     if "/" in task.name:
         raise InputError(f"the task {task.name!r} has a / in its name: choose another.")
     for problem in task.problems:

@@ -120,6 +120,8 @@ def rescore(
             ks=parse_ks(k) if k else old.ks or (1,),
             limit=old.limit,
             samples=old.samples,
+            think_tags=old.think_tags,
+            sampler=old.sampler,
         )
         for was, now in zip(old.tasks, made.tasks, strict=True):
             if was.problems_sha != now.problems_sha:

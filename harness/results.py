@@ -105,10 +105,16 @@ def counts(results: Results) -> dict[str, dict[str, Any]]:
             "ungraded": sum(verdict.passed is None for verdict in verdicts),
             "sandbox_errors": statuses[Status.sandbox_error],
             "source_disagreements": _disagreements(completions, verdicts),
-            "truncated": sum(completion.stop_reason == "length" for completion in completions),
+            "truncated": _truncated(completions),
             "statuses": dict(sorted(statuses.items())),
         }
     return table
+
+
+def _truncated(completions: Sequence[Completion]) -> int | None:
+    """Those that ran into `max_tokens`; None if nobody noted how completions ended."""
+    reasons = [completion.stop_reason for completion in completions]
+    return None if all(reason is None for reason in reasons) else reasons.count("length")
 
 
 def _disagreeing(results: Results, task: str) -> Counter[str]:
@@ -177,7 +183,8 @@ def describe(results: Results) -> str:
         lines = [
             f"{task}: {count['problems']} of {count['problems_expected']} problems{partial}, "
             f"{count['completions']} completions, {count['passed']} passed",
-            f"ended: {ended or 'nothing was graded'}; ungraded {count['ungraded']}, truncated {count['truncated']}",
+            f"ended: {ended or 'nothing was graded'}; ungraded {count['ungraded']}"
+            + ("" if count["truncated"] is None else f", truncated {count['truncated']}"),
         ]
         if count["source_disagreements"] is not None:
             where = ", ".join(f"{name} ({number})" for name, number in _disagreeing(results, task).most_common(5))

@@ -160,6 +160,14 @@ def read_run(path: Path) -> tuple[Manifest, list[Completion], list[Verdict]]:
     return read_manifest(path / "manifest.json"), completions, verdicts
 
 
+def read_executions(path: Path) -> dict[Key, tuple[Execution, ...]]:
+    """The executions of a run folder by completion; those of a completion that was graded twice are the last ones."""
+    found: dict[Key, dict[str, Execution]] = {}
+    for record, _ in _records(path / "executions.jsonl", Execution, []):
+        found.setdefault((record.problem_id, record.index), {})[record.test_id] = record
+    return {key: tuple(by_test.values()) for key, by_test in found.items()}
+
+
 def read_results(path: Path) -> tuple[Manifest, dict[str, Any]]:
     """Manifest and results of a finished run."""
     if not (path / "manifest.json").is_file():
@@ -209,7 +217,7 @@ def identity(manifest: Manifest) -> dict[str, Any]:
     lies, a batch size), whose effect is in a hash.
     """
     fields = msgspec.structs.asdict(manifest)
-    for name in ("environment", "started", "model_args", "ks", "limit", "samples"):
+    for name in ("environment", "started", "model_args", "ks", "limit", "samples", "sampler"):
         del fields[name]
     fields["budget"] = {k: v for k, v in msgspec.structs.asdict(manifest.budget).items() if k != "n"}
     fields["limits"] = msgspec.structs.asdict(manifest.limits)
@@ -238,7 +246,7 @@ def _agree(path: Path, manifest: Manifest) -> Manifest:
 def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     """In words where the values are hashes."""
     words = {
-        "model_identity": "the weights or the file of completions have changed",
+        "model_identity": "the weights, the file of completions or what the server says of its model have changed",
         "problems_sha": "the problems have changed",
         "prompts_sha": "the prompts have changed",
     }

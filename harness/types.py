@@ -190,17 +190,6 @@ class Estimate(Record, frozen=True):
     note: str = ""
 
 
-class Row(Record, frozen=True):
-    """One weighted training example."""
-
-    problem_id: str
-    prompt: str
-    completion: str
-    weight: float = 1.0
-    advantage: float | None = None
-    provenance: str = ""
-
-
 class Checkpoint(Record, frozen=True):
     """Weights with a hash and a history."""
 
@@ -227,6 +216,46 @@ class TaskRecord(Record, frozen=True, omit_defaults=False):
     """Hash of what the model sees: context and prompt of every problem."""
 
 
+class Row(Record, frozen=True):
+    """One training example."""
+
+    problem_id: str
+    prompt: str
+    """`context + prompt` of the problem; the trainer applies the chat template, as the sampler does."""
+    completion: str
+    """The target: what a model writes after the prompt, to its end."""
+    weight: float = 1.0
+    rejected: str | None = None
+    """The worse of a pair (DPO)."""
+    source: str = "sampled"
+    """Who wrote it: "sampled" or "human"."""
+    index: int | None = None
+    """Of the completion that it was made of."""
+    iteration: int = 0
+    reward: float | None = None
+
+
+class Trained(Record, frozen=True, omit_defaults=False):
+    """What a training phase leaves behind: the account of a checkpoint."""
+
+    checkpoint: str
+    """Folder of the weights, relative to the phase's."""
+    steps: int
+    """Optimiser steps that were taken."""
+    skipped_steps: int = 0
+    """Steps that were not taken because the gradient was not finite."""
+    rows: int = 0
+    trained_tokens: int = 0
+    """Completion tokens that gave a gradient, every pass counted."""
+    sampled_tokens: int = 0
+    reward_calls: int = 0
+    seconds: dict[str, float] = {}
+    """Wall clock by part: sample, reward, train, save."""
+    peak_memory_bytes: int | None = None
+    history: tuple[dict[str, float], ...] = ()
+    """Per step: loss, learning rate, gradient norm, and what else the trainer notes (KL, entropy, reward, length)."""
+
+
 class Manifest(Record, frozen=True, omit_defaults=False):
     """What produced a run. `store.identity` says which of it must agree for a folder to be gone on with."""
 
@@ -247,6 +276,10 @@ class Manifest(Record, frozen=True, omit_defaults=False):
     ks: tuple[int, ...] = ()
     limit: float | None = None
     samples: tuple[str, ...] = ()
+    think_tags: tuple[str, ...] = ("think",)
+    """Of the blocks in chat replies that are not read for an answer."""
+    sampler: dict[str, str] = {}
+    """What the sampler says of itself: engine, numerics, chat template. Its identity is in `model_identity`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +329,8 @@ class Job(Record, frozen=True):
 class Sampler(Protocol):
     """Where completions come from. Arguments of the function that makes it are the user's `--model_args`.
 
-    A sampler may have `notices`, sentences for the user, and `replays = True` if it reads instead of sampling.
+    A sampler may have `notices`, sentences for the user; `facts`, a mapping of strings for the manifest (engine,
+    numerics, chat template); and `replays = True` if it reads instead of sampling. It is drawn from in a thread.
     """
 
     @property
@@ -327,8 +361,11 @@ class Sandbox(Protocol):
     def version(self) -> str:
         """Tier, Python and packages that programs see: what may change a verdict."""
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
-        """Streams jobs through the workers; yields each with its executions as it is finished, in any order."""
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
+        """Streams jobs through the workers; yields each with its executions as it is finished, in any order.
+
+        None among the jobs says that none is ready yet: the source is asked again a little later.
+        """
 
     def close(self) -> None:
         """Ends every process that it started."""

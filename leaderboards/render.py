@@ -125,9 +125,9 @@ def _problems_sha(entry: Entry, group: str) -> str | None:
 
 def _markdown(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], places: dict[str, str]) -> str:
     header = ["rank", "run", *(f"{task} {metric}" for task, metric in columns), "problems x samples"]
-    header += ["ungraded", "sandbox errors"]
+    header += ["truncated", "ungraded", "sandbox errors"]
     rows = [
-        [places[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e)]
+        [places[e.name], e.name, *(_cell(e, column) for column in columns), _sizes(e), _truncated(e)]
         + [sum(count[what] for count in e.counts.values()) for what in ("ungraded", "sandbox_errors")]
         for e in entries
     ]
@@ -180,6 +180,12 @@ def _sizes(entry: Entry) -> str:
         partial = count["problems"] < count["problems_expected"]
         parts.append(size + (f" *PARTIAL* (of {count['problems_expected']})" if partial else ""))
     return "; ".join(parts) or "*UNFINISHED*"
+
+
+def _truncated(entry: Entry) -> str:
+    """Completions that ran into max_tokens; a dash where nobody noted how completions ended."""
+    known = [count["truncated"] for count in entry.counts.values() if count["truncated"] is not None]
+    return str(sum(known)) if known else "-"
 
 
 def _provenance(entry: Entry) -> list[str]:

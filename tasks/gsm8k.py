@@ -30,7 +30,7 @@ from harness.grading.answers import (
     grade,
     rest_of_line,
 )
-from harness.grading.programs import without_thinking
+from harness.grading.thinking import after_thinking
 from harness.prompts import worked_examples
 from harness.types import Completion, Problem, Task
 
@@ -94,7 +94,7 @@ def _problem(row: dict[str, Any], place: int, split: str, context: str) -> Probl
 
 def extract(problem: Problem, completion: Completion) -> Completion:
     """Fills `answer` with the number that the text gives."""
-    text = without_thinking(completion.text)
+    text = after_thinking(completion.text)
     if completion.form == "continuation":
         text = cut_run_on(text, _NEXT_QUESTION)
     return msgspec.structs.replace(completion, answer=_final_number(text))

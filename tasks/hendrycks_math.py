@@ -24,7 +24,7 @@ import msgspec
 from harness.dataset import load_rows, require_texts
 from harness.errors import InputError, UnknownName
 from harness.grading.answers import cut_run_on, extract_after, extract_boxed, grade
-from harness.grading.programs import without_thinking
+from harness.grading.thinking import after_thinking
 from harness.prompts import worked_examples
 from harness.types import Completion, Problem, Task
 
@@ -155,7 +155,7 @@ def _subject(row: dict[str, Any]) -> str | None:
 
 def extract(problem: Problem, completion: Completion) -> Completion:
     """Fills `answer` with the LaTeX of the final answer."""
-    text = without_thinking(completion.text)
+    text = after_thinking(completion.text)
     if completion.form == "continuation":
         text = cut_run_on(text, _NEXT_PROBLEM)
     answer = extract_boxed(text)

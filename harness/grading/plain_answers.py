@@ -11,7 +11,7 @@ import re
 import msgspec
 
 from harness.grading.answers import extract_after, extract_boxed, extract_last_number, grade
-from harness.grading.programs import without_thinking
+from harness.grading.thinking import after_thinking
 from harness.types import Completion, Problem
 
 __all__ = ["extract", "gold", "grade"]
@@ -23,7 +23,7 @@ _MARKER = re.compile(r"answer\s+is|answer:|####", re.IGNORECASE)
 
 def extract(problem: Problem, completion: Completion) -> Completion:
     """Fills `answer` from the text."""
-    text = without_thinking(completion.text).strip()
+    text = after_thinking(completion.text).strip()
     whole = text if len(text) <= SHORT and "\n" not in text else None
     answer = extract_boxed(text) or extract_after(text, _MARKER) or whole or extract_last_number(text)
     return msgspec.structs.replace(completion, answer=answer)

@@ -12,6 +12,7 @@ import re
 
 import msgspec
 
+from harness.grading.thinking import after_thinking
 from harness.types import Completion, Problem
 
 _FENCE = re.compile(r"[ \t]*```")
@@ -23,13 +24,13 @@ def continued(problem: Problem, completion: Completion) -> Completion:
     if completion.form == "continuation":
         text = problem.prompt + text
     elif completion.form == "message":
-        text = _join(problem, last_block(without_thinking(text)))
+        text = _join(problem, last_block(after_thinking(text)))
     return msgspec.structs.replace(completion, program=text)
 
 
 def standalone(problem: Problem, completion: Completion) -> Completion:
     """Program of a completion whose prompt is a description (MBPP)."""
-    text = completion.text if completion.form == "program" else last_block(without_thinking(completion.text))
+    text = completion.text if completion.form == "program" else last_block(after_thinking(completion.text))
     return msgspec.structs.replace(completion, program=text)
 
 
@@ -48,11 +49,6 @@ def last_block(text: str) -> str:
     if closed is not None:
         return closed
     return text if block is None else "".join(block)
-
-
-def without_thinking(text: str) -> str:
-    """What follows the last closing think tag."""
-    return text.rpartition("</think>")[2]
 
 
 def _join(problem: Problem, block: str) -> str:

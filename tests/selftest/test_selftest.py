@@ -27,8 +27,8 @@ class Grader:
     def __init__(self, status: Status) -> None:
         self.status = status
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
-        for job in jobs:
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, tuple[Execution, ...]]]:
+        for job in filter(None, jobs):
             tests = job.problem.tests if self.status == Status.passed else job.problem.tests[:1]
             yield job, tuple(
                 Execution(
