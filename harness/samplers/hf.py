@@ -16,15 +16,14 @@ settings of a `generation_config.json` other than its end tokens (a repetition p
 from __future__ import annotations
 
 import functools
-import math
-import sys
+import importlib.metadata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import InputError, UnknownName
-from harness.samplers import hf_model
+from harness.samplers import hf_model, prompting
 from harness.types import Budget, Completion, Form, Key, Problem
 
 if TYPE_CHECKING:
@@ -43,17 +42,26 @@ class HFSampler:
     """How the completions are to be read: "message" when the chat template is applied."""
     config: Any
     tokenizer: Any
+    template: str | None
+    """The chat template that is applied."""
     dtype: str
     device: str
-    batch_size: int
+    batch_size: int | None
+    """Completions decoded together; None: as many as fit."""
     system_instruction: str | None
     trust_remote_code: bool
     _identify: functools.partial[str]
     _loaded: list[Any] = field(default_factory=list)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Engine, numerics and chat template, for the manifest."""
+        versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch"))
+        return {"engine": versions, "dtype": self.dtype, "device": self.device, **prompting.facts(self.template)}
+
     def counts(self, problems: Sequence[Problem], budget: Budget) -> dict[str, int]:
         """`budget.n`, or one, for every problem."""
-        n = _check(budget)
+        n = prompting.completions_per_problem(budget)
         return {problem.id: n for problem in problems}
 
     def sample(
@@ -64,85 +72,30 @@ class HFSampler:
         wanted: Collection[str] | None = None,
     ) -> Iterator[Completion]:
         """Every completion of `budget` but those in `done`; all input is checked before the first is sampled."""
-        from harness.samplers.hf_decode import Row
+        requests = prompting.requests(self, problems, budget=budget, done=done, wanted=wanted)
+        return self._decode(requests, budget)
 
-        n, skip = _check(budget), frozenset(done)
-        rows: list[Row] = []
-        for problem in problems:
-            missing = [index for index in range(n) if (problem.id, index) not in skip]
-            if not missing or (wanted is not None and problem.id not in wanted):
-                continue
-            prompt_ids = self._prompt_ids(problem)
-            room = min(budget.max_tokens, _room(self.config, problem, prompt_ids))
-            rows += [
-                Row(
-                    problem_id=problem.id,
-                    index=index,
-                    prompt_ids=prompt_ids,
-                    room=room,
-                    stop=self._stop(problem, budget),
-                )
-                for index in missing
-            ]
-        return self._decode(rows, budget)
-
-    def _decode(self, rows: Sequence[Row], budget: Budget) -> Iterator[Completion]:
+    def _decode(self, requests: Sequence[prompting.Request], budget: Budget) -> Iterator[Completion]:
         from harness.samplers.hf_decode import decode
 
-        for start in range(0, len(rows), self.batch_size):
-            for row in decode(self._model(), self.tokenizer, rows[start : start + self.batch_size], budget):
-                yield Completion(
-                    problem_id=row.problem_id,
-                    index=row.index,
-                    text=row.text,
-                    form=self.form,
-                    logprob=row.logprob,
-                    n_tokens=len(row.ids),
-                    stop_reason=row.stop_reason,
-                )
-
-    def _stop(self, problem: Problem, budget: Budget) -> tuple[str, ...]:
-        stop = budget.stop or (problem.stop if self.form == "continuation" else ())
-        if "" in stop:
-            raise InputError(f"one of the stop strings of problem {problem.id!r} is empty: it would stop at once.")
-        return stop
+        if not requests:
+            return
+        longest = max(len(request.prompt_ids) + request.room for request in requests)
+        slots = self.batch_size or hf_model.rows_that_fit(self.config, longest, self.dtype, self.device)
+        slots = min(slots, sum(len(request.indices) for request in requests))
+        for row in decode(self._model(), self.tokenizer, _rows(requests), budget, slots=slots):
+            yield Completion(
+                problem_id=row.problem_id,
+                index=row.index,
+                text=row.text,
+                form=self.form,
+                logprob=row.logprob,
+                n_tokens=len(row.ids),
+                stop_reason=row.stop_reason,
+            )
 
     def _prompt_ids(self, problem: Problem) -> list[int]:
-        text = problem.context + problem.prompt
-        if self.form == "message":
-            # The template writes the special tokens itself: the tokenizer's own would be a second BOS.
-            ids = self._tokenize(self._render(text), special=False)
-        else:
-            ids = self._tokenize(text, special=True)
-            if ids and ids[-1] == self.tokenizer.eos_token_id and ids[-1:] != self._tokenize(text, special=False)[-1:]:
-                ids.pop()  # some tokenizers close every text with EOS: nothing is left to continue after that
-        if not ids:
-            raise InputError(f"problem {problem.id!r} has an empty prompt: there is nothing to continue.")
-        size = getattr(self.config.get_text_config(), "vocab_size", None)
-        if size is not None and max(ids) >= size:
-            raise InputError(
-                f"problem {problem.id!r} has token {max(ids)} and the model in {self.folder} knows {size} tokens: "
-                "the tokenizer belongs to another model."
-            )
-        return ids
-
-    def _tokenize(self, text: str, *, special: bool) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
-
-    def _render(self, text: str) -> str:
-        from jinja2 import TemplateError
-
-        messages = [{"role": "user", "content": text}]
-        if self.system_instruction is not None:
-            messages.insert(0, {"role": "system", "content": self.system_instruction})
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
-            roles = " and ".join(message["role"] for message in messages)
-            raise InputError(
-                f"the chat template of {self.folder} refuses a {roles} message ({error}): "
-                "leave out system_instruction, or set apply_chat_template to false."
-            ) from error
+        return prompting.prompt_ids(self, problem)
 
     def _model(self) -> Any:
         if not self._loaded:
@@ -152,13 +105,28 @@ class HFSampler:
         return self._loaded[0]
 
 
+def _rows(requests: Sequence[prompting.Request]) -> Iterator[Row]:
+    """Those of short prompts first: prompts of like length share a pass through the model with little padding."""
+    from harness.samplers.hf_decode import Row
+
+    for request in sorted(requests, key=lambda request: len(request.prompt_ids)):
+        for index in request.indices:
+            yield Row(
+                problem_id=request.problem_id,
+                index=index,
+                prompt_ids=request.prompt_ids,
+                room=request.room,
+                stop=request.stop,
+            )
+
+
 def hf(
     pretrained: str,
     *,
     revision: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
-    batch_size: int = 8,
+    batch_size: int | Literal["auto"] = "auto",
     apply_chat_template: bool | None = None,
     system_instruction: str | None = None,
     trust_remote_code: bool = False,
@@ -167,25 +135,21 @@ def hf(
 
     - `dtype`: "auto" is float32 on a CPU and the checkpoint's own elsewhere.
     - `device`: a torch device; None is "cuda" where there is one, else "cpu".
+    - `batch_size`: completions that are decoded together; "auto": as many as fit in memory, at most 256. It changes the
+      speed only.
     - `apply_chat_template`: None applies the tokenizer's template if it has one; the prompt is then one user message.
     - `trust_remote_code`: run the Python files that a checkpoint may bring along.
     """
     hf_model.packages()
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}: it must be at least 1.")
+    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise InputError(f"batch_size is {batch_size}: it must be a whole number from 1, or auto.")
     folder = hf_model.resolve(pretrained, revision)
     config, tokenizer = hf_model.load_texts(folder, trust_remote_code)
     device = hf_model.find_device(device)
-    if dtype == "auto":
-        own = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-        dtype = "float32" if device == "cpu" else own
-    template = _template(tokenizer, folder, apply_chat_template)
-    if system_instruction is not None and template is None:
-        raise InputError(
-            "system_instruction needs a chat template: put the instruction into the task's prompt instead."
-        )
+    dtype = hf_model.find_dtype(config, dtype, device)
+    template = prompting.template(tokenizer, folder, wanted=apply_chat_template, system_instruction=system_instruction)
     identify = functools.partial(hf_model.identity, folder, dtype, template, system_instruction)
     return HFSampler(
         folder=folder,
@@ -193,50 +157,11 @@ def hf(
         form="continuation" if template is None else "message",
         config=config,
         tokenizer=tokenizer,
+        template=template,
         dtype=dtype,
         device=device,
-        batch_size=batch_size,
+        batch_size=None if batch_size == "auto" else batch_size,
         system_instruction=system_instruction,
         trust_remote_code=trust_remote_code,
         _identify=identify,
     )
-
-
-def _template(tokenizer: Any, folder: Path, wanted: bool | None) -> str | None:
-    """Text of the chat template to apply, or None."""
-    if wanted is False or (wanted is None and not tokenizer.chat_template):
-        return None
-    if not tokenizer.chat_template:
-        raise InputError(f"the tokenizer of {folder} has no chat template: set apply_chat_template to false.")
-    return str(tokenizer.get_chat_template())
-
-
-def _check(budget: Budget) -> int:
-    """Completions per problem, or the error that says what of the budget is wrong."""
-    n = 1 if budget.n is None else budget.n
-    if n < 1:
-        raise InputError(f"n is {n}: at least one completion per problem is needed.")
-    if not (math.isfinite(budget.temperature) and budget.temperature >= 0):
-        raise InputError(f"temperature is {budget.temperature}: it must be 0 (greedy) or more.")
-    if budget.temperature == 0 and n > 1:
-        raise InputError(f"temperature 0 gives {n} equal completions: set n to 1, or a temperature above 0.")
-    if not 0 < budget.top_p <= 1:
-        raise InputError(f"top_p is {budget.top_p}: it must be above 0 and at most 1 (1 is no limit).")
-    if budget.top_k < 0:
-        raise InputError(f"top_k is {budget.top_k}: it must be 0 (no limit) or more.")
-    if budget.max_tokens < 1:
-        raise InputError(f"max_tokens is {budget.max_tokens}: it must be at least 1.")
-    return n
-
-
-def _room(config: Any, problem: Problem, prompt: Sequence[int]) -> int:
-    """Tokens that fit after the prompt."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is None:
-        return sys.maxsize
-    if len(prompt) >= context:
-        raise InputError(
-            f"problem {problem.id!r} has a prompt of {len(prompt)} tokens, which leaves no room in the model's "
-            f"{context}: use fewer few-shot examples, or leave the problem out."
-        )
-    return int(context) - len(prompt)

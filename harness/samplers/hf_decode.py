@@ -1,32 +1,44 @@
-"""The decoding loop of the sampler `hf`: `decode` finishes a batch of rows, each with its own random generator.
+"""The decoding loop of the sampler `hf`: `decode` finishes many rows, a fixed number of slots at a time.
 
-It needs torch as soon as it is imported: the sampler imports it when it starts to sample. Not handled, all of it speed:
-sharing the prefill of equal prompts, refilling the places of finished rows, growing the cache in blocks.
+Each prompt goes through the model once, however many completions it gets; the place of a finished row is given to the
+next; and the random draws of a row are its own, so that its tokens don't depend on what it shares a batch with.
+Trainers sample through `decode`, too, with a model that they hold. It needs torch as soon as it is imported: the
+sampler imports it when it starts to sample. Not handled: CUDA graphs, several devices.
 """
 
 from __future__ import annotations
 
-import hashlib
+import bisect
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from harness.errors import InputError
+from harness.samplers.hf_cache import Slots
+from harness.samplers.hf_draw import draw, generator
+from harness.samplers.prompting import added_text, end_ids
 from harness.types import Budget
 
-ANCHOR_TOKENS = 8
-"""Prompt tokens that are decoded together with a completion, see `_text`."""
+PREFILL_TOKENS = 8192
+"""Most prompt tokens, padding included, that go through the model together."""
+REFILL_SHARE = 1 / 16
+"""Share of the slots that must be free before they are filled again: seating a row has a cost of its own."""
+SHRINK_SHARE = 3 / 4
+"""With nothing left to seat, the batch is made smaller once less than this share of it is in use."""
+STOP_EVERY = 8
+"""Tokens between two searches for stop strings: a search decodes text, which costs more than a token or two."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One completion while it is being sampled."""
+    """One completion while it is being sampled. Rows of one prompt should follow one another."""
 
     problem_id: str
     index: int
@@ -36,62 +48,167 @@ class Row:
     stop: tuple[str, ...] = ()
     ids: list[int] = field(default_factory=list)
     """Sampled tokens, the end token included."""
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
+    """Of each token at the temperature of sampling, without top_k and top_p, in nats: what a trainer compares with."""
+    own_logprobs: list[float] = field(default_factory=list)
+    """Of each token under the model itself (temperature 1), in nats."""
     text: str = ""
     stop_reason: Literal["stop", "length"] | None = None
 
+    @property
+    def logprob(self) -> float:
+        """Of the whole completion under the model itself, in nats."""
+        return math.fsum(self.own_logprobs)
 
-def generator(seed: int, problem_id: str, index: int) -> np.random.Generator:
-    """The random draws of one completion, whatever else is sampled and in which order."""
-    digest = hashlib.sha256(f"{seed}\0{index}\0{problem_id}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+def decode(model: Any, tokenizer: Any, rows: Iterable[Row], budget: Budget, *, slots: int) -> Iterator[Row]:
+    """Samples `rows`, at most `slots` at a time; yields each when it is finished.
+
+    `model` is a causal language model of transformers, which is not changed; of `budget` only temperature, top_k, top_p
+    and seed are read. InputError if logits are not finite.
+    """
+    decoder = _Decoder(model, tokenizer, rows, budget, slots)
+    while decoder.fill():
+        yield from decoder.step()
 
 
-def decode(model: Any, tokenizer: Any, rows: Sequence[Row], budget: Budget) -> Iterator[Row]:
-    """Samples `rows` as one batch; yields each when it is finished."""
-    live = list(rows)
-    ends = {row.stop: _end_ids(tokenizer, model, row.stop) for row in rows}
-    draws = [generator(budget.seed, row.problem_id, row.index) for row in rows]
-    ids, mask = _left_padded([row.prompt_ids for row in live])
-    cache = None
-    while live:
-        logits, cache = _forward(model, ids, mask, cache)
-        chosen, logprobs = _draw(logits, draws, budget)
-        for row, token, logprob in zip(live, chosen.tolist(), logprobs.tolist(), strict=True):
-            if not math.isfinite(logprob):
+class _Decoder:
+    """The state of `decode`. A slot without a row goes on with the others and is of no interest."""
+
+    # The decorator is on methods rather than around the loop: in a generator the mode would be left on in its caller.
+
+    def __init__(self, model: Any, tokenizer: Any, rows: Iterable[Row], budget: Budget, n_slots: int) -> None:
+        self.model, self.tokenizer, self.budget = model, tokenizer, budget
+        self.waiting = _prefilled(model, rows)
+        self.exhausted = False
+        self.rows: list[Row | None] = [None] * n_slots
+        self.generators = [generator(0, "", 0) if budget.temperature else None] * n_slots
+        self.ends: dict[tuple[str, ...], frozenset[int]] = {}
+        self.slots: Slots | None = None
+        self.logits: Tensor | None = None
+        """(B, V) of the next token, in float32."""
+
+    @property
+    def live(self) -> list[int]:
+        """Slots with a row."""
+        return [slot for slot, row in enumerate(self.rows) if row is not None]
+
+    @torch.inference_mode()
+    def fill(self) -> bool:
+        """Seats waiting rows in free slots, where there are enough of these; False when nothing is left to do."""
+        free = [slot for slot, row in enumerate(self.rows) if row is None]
+        if not self.exhausted and len(free) >= max(1, REFILL_SHARE * len(self.rows)):
+            taken = list(islice(self.waiting, len(free)))
+            self.exhausted = len(taken) < len(free)
+            for (prompts, position), group in groupby(taken, key=lambda each: each[1:]):
+                rows = [row for row, *_ in group]
+                self._seat([free.pop() for _ in rows], rows, prompts, position)
+        return len(free) < len(self.rows)
+
+    def _seat(self, slots: list[int], rows: list[Row], prompts: _Prompts, position: int) -> None:
+        if self.slots is None:
+            self.slots = Slots(prompts.cache, len(self.rows))
+            self.logits = prompts.logits.new_zeros(len(self.rows), prompts.logits.shape[1])
+        assert self.logits is not None
+        self.slots.seat(slots, prompts.cache, position, len(rows[0].prompt_ids))
+        self.logits[slots] = prompts.logits[position]
+        for slot, row in zip(slots, rows, strict=True):
+            self.rows[slot] = row
+            if self.budget.temperature:
+                self.generators[slot] = generator(self.budget.seed, row.problem_id, row.index)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """One more token for every row; the rows that it finishes, whose slots are then free."""
+        assert self.logits is not None
+        drawn = draw(self.logits, self.generators, self.budget)
+        finished = []
+        for slot in self.live:
+            row = self.rows[slot]
+            assert row is not None
+            if not math.isfinite(drawn.own[slot]):
                 raise InputError(
                     f"the model's logits are not finite on problem {row.problem_id!r} after {len(row.ids)} tokens: "
                     "its weights are broken, or dtype is too narrow for it."
                 )
-            row.ids.append(token)
-            row.logprob += logprob
-            _finish(row, tokenizer, ends[row.stop])
-        keep = [i for i, row in enumerate(live) if row.stop_reason is None]
-        yield from (row for row in live if row.stop_reason is not None)
-        if len(keep) < len(live) and keep:
-            cache.batch_select_indices(torch.tensor(keep, device=model.device))
-        live, draws = [live[i] for i in keep], [draws[i] for i in keep]
-        ids = chosen[keep, None]
-        mask = torch.cat([mask[keep], torch.ones_like(ids)], dim=1)
+            row.ids.append(drawn.tokens[slot])
+            row.own_logprobs.append(drawn.own[slot])
+            row.logprobs.append(drawn.tempered[slot])
+            if _finish(row, self.tokenizer, self._ends_of(row)):
+                self.rows[slot] = None
+                finished.append(row)
+        self._shrink(tokens := drawn.tokens)
+        if self.live:
+            self._forward(tokens)
+        return finished
+
+    def _ends_of(self, row: Row) -> frozenset[int]:
+        if row.stop not in self.ends:
+            self.ends[row.stop] = end_ids(self.tokenizer, self.model.generation_config.eos_token_id, row.stop)
+        return self.ends[row.stop]
+
+    def _shrink(self, tokens: list[int]) -> None:
+        """Drops free slots, from `tokens` (B) too, if they will stay free and are many."""
+        live = self.live
+        if self.exhausted and self.slots is not None and 0 < len(live) < SHRINK_SHARE * len(self.rows):
+            self.slots.select(live)
+            self.rows = [self.rows[slot] for slot in live]
+            self.generators = [self.generators[slot] for slot in live]
+            tokens[:] = [tokens[slot] for slot in live]
+
+    def _forward(self, tokens: list[int]) -> None:
+        assert self.slots is not None
+        mask, positions = self.slots.mask_and_positions(self.live)
+        ids = torch.tensor(tokens)[:, None]  # (B, 1)
+        self.logits = _last_logits(self.model, ids, mask, positions, self.slots.cache)
+        self.slots.advance()
 
 
-def _left_padded(prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both (B, T); the masked places hold token 0."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids, mask
+@dataclass(frozen=True, eq=False)
+class _Prompts:
+    """Prompts that have been through the model together."""
+
+    cache: DynamicCache
+    """Their keys and values, in the last columns of each row."""
+    logits: Tensor
+    """(P, V) of each one's first token."""
 
 
-# A decorator rather than a block in `decode`: that is a generator, and would leave the mode on in its caller.
 @torch.inference_mode()
-def _forward(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    """Logits (B, V) of the next token, in float32 on the CPU, and the grown cache.
+def _read(model: Any, prompts: list[list[int]]) -> _Prompts:
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])  # (P, T)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache()  # without the model's configuration: every layer keeps all of its columns
+    return _Prompts(cache, _last_logits(model, ids, mask.bool(), positions, cache))
 
-    `ids` (B, T) are the tokens that the cache has not seen, `mask` (B, all tokens) covers those that it has, too.
-    """
+
+def _prefilled(model: Any, rows: Iterable[Row]) -> Iterator[tuple[Row, _Prompts, int]]:
+    """Each row with its prompt's place among those that went through the model with it."""
+    together: list[list[Row]] = []
+    longest = 0
+    for _, group in groupby(rows, key=lambda row: row.prompt_ids):
+        of_prompt = list(group)
+        length = len(of_prompt[0].prompt_ids)
+        if together and max(longest, length) * (len(together) + 1) > PREFILL_TOKENS:
+            yield from _with_prompts(model, together)
+            together, longest = [], 0
+        together.append(of_prompt)
+        longest = max(longest, length)
+    if together:
+        yield from _with_prompts(model, together)
+
+
+def _with_prompts(model: Any, together: list[list[Row]]) -> Iterator[tuple[Row, _Prompts, int]]:
+    prompts = _read(model, [of_prompt[0].prompt_ids for of_prompt in together])
+    for position, of_prompt in enumerate(together):
+        yield from ((row, prompts, position) for row in of_prompt)
+
+
+def _last_logits(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    """Logits (B, V) after the last of `ids` (B, T), in float32; `mask` (B, all tokens) covers what is in the cache."""
     accepted = inspect.signature(model.forward).parameters
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]  # padding doesn't count
     more: dict[str, Any] = {}
     if "position_ids" in accepted:
         more["position_ids"] = positions.to(model.device)
@@ -104,74 +221,39 @@ def _forward(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor,
         use_cache=True,
         **more,
     )
-    return output.logits[:, -1].float().cpu(), output.past_key_values
+    logits: Tensor = output.logits[:, -1]
+    return logits.float()
 
 
-@torch.inference_mode()
-def _draw(logits: Tensor, draws: Sequence[np.random.Generator], budget: Budget) -> tuple[Tensor, Tensor]:
-    """One token for each row of `logits` (B, V), and its log-probability in nats under the model itself; both (B)."""
-    logprobs = logits.log_softmax(dim=-1)  # (B, V)
-    if budget.temperature == 0:
-        chosen = logprobs.argmax(dim=-1)
-    else:
-        probabilities = allowed(logprobs.double() / budget.temperature, budget.top_k, budget.top_p).softmax(dim=-1)
-        noise = np.stack([draw.standard_exponential(logits.shape[1]) for draw in draws])
-        # The first of V exponential clocks with rates p: the Gumbel-max draw. Unlike the inverse of the cumulated
-        # probabilities, a rounding error moves it only where two clocks all but tie. No noise is 0: 0/0 would win.
-        chosen = (probabilities / torch.from_numpy(noise).clamp(min=1e-300)).argmax(dim=-1)
-    return chosen, logprobs.gather(1, chosen[:, None])[:, 0]
-
-
-def allowed(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """`logits` (B, V) with the tokens that top_k, then top_p, exclude at minus infinity.
-
-    top_k keeps the k likeliest (0: all; ties with the last are kept). top_p keeps the fewest likeliest tokens of those
-    left that together have at least that probability, and always one (Holtzman et al. 2020, arXiv 1904.09751).
-    """
-    if 0 < top_k < logits.shape[-1]:
-        last = logits.topk(top_k).values[:, -1:]  # (B, 1)
-        logits = logits.masked_fill(logits < last, -torch.inf)
-    if top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        probabilities = ordered.softmax(dim=-1)
-        likelier = probabilities.cumsum(dim=-1) - probabilities  # mass before each token
-        logits = torch.empty_like(logits).scatter(1, order, ordered.masked_fill(likelier >= top_p, -torch.inf))
-    return logits
-
-
-def _finish(row: Row, tokenizer: Any, ends: frozenset[int]) -> None:
-    """Fills text and stop reason of a row whose last token finishes it; leaves another alone."""
+def _finish(row: Row, tokenizer: Any, ends: frozenset[int]) -> bool:
+    """Is the row finished by what it has? Then text and stop reason are filled, and tokens after a stop string gone."""
     ended = row.ids[-1] in ends
     full = len(row.ids) >= row.room
-    if not (ended or full or row.stop):
-        return
-    text = _text(tokenizer, row.prompt_ids, row.ids[:-1] if ended else row.ids)
-    cuts = [place for place in map(text.find, row.stop) if place >= 0]
-    if cuts or ended or full:
-        row.text = text[: min(cuts)] if cuts else text
-        row.stop_reason = "stop" if cuts or ended else "length"
+    look = row.stop and len(row.ids) % STOP_EVERY == 0
+    if not (ended or full or (look and _stops(row, tokenizer, row.ids[-_tail(row) :]))):
+        return False
+    kept = row.ids[:-1] if ended else row.ids
+    if row.stop and _stops(row, tokenizer, kept):
+        # Tokens were sampled since the stop string was whole: the fewest that have it are the completion.
+        lengths = range(1, len(kept) + 1)
+        kept = kept[: lengths[bisect.bisect_left(lengths, True, key=lambda n: _stops(row, tokenizer, kept[:n]))]]
+        for per_token in (row.ids, row.logprobs, row.own_logprobs):
+            del per_token[len(kept) :]
+        ended = True
+    elif not (ended or full):
+        return False  # what looked like a stop string in the tail is none in the whole text
+    text = added_text(tokenizer, row.prompt_ids, kept)
+    row.text = text[: min((place for place in map(text.find, row.stop) if place >= 0), default=len(text))]
+    row.stop_reason = "stop" if ended else "length"
+    return True
 
 
-def _text(tokenizer: Any, prompt_ids: list[int], ids: list[int]) -> str:
-    """What `ids` add to the text of the prompt.
-
-    Decoded together with the prompt's end, because many tokenizers drop the space before the first word of what they
-    decode, which would change the indentation of a program.
-    """
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    anchor = prompt_ids[-ANCHOR_TOKENS:]
-    before, whole = tokenizer.decode(anchor, **options), tokenizer.decode(anchor + ids, **options)
-    # Bytes that are no UTF-8 can change how the ones before them are shown: no common start then.
-    return str(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids, **options))
+def _tail(row: Row) -> int:
+    """Tokens at the end of which one may have completed a stop string since the last search."""
+    return STOP_EVERY + 2 * max(map(len, row.stop))
 
 
-def _end_ids(tokenizer: Any, model: Any, stop: Sequence[str]) -> frozenset[int]:
-    """Tokens that end a completion: EOS of tokenizer and generation config, and stop strings that are special tokens.
-
-    The last never show in the text, where the other stop strings are looked for.
-    """
-    configured = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-    special = set(tokenizer.all_special_ids)
-    ends |= special.intersection(tokenizer.convert_tokens_to_ids(list(stop)))
-    return frozenset(token for token in ends if token is not None)
+def _stops(row: Row, tokenizer: Any, ids: list[int]) -> bool:
+    """Has the text of `ids` a stop string in it?"""
+    text = added_text(tokenizer, row.prompt_ids, ids)
+    return any(stop in text for stop in row.stop)

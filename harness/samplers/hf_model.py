@@ -19,6 +19,8 @@ from typing import Any
 
 from harness.errors import InputError, MissingDependency
 
+MOST_ROWS = 256
+"""Beyond it a batch gains no speed: the multiplications are long enough."""
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "added_tokens.json")
@@ -51,6 +53,13 @@ def find_device(device: str | None) -> str:
     return str(kind)
 
 
+def find_dtype(config: Any, dtype: str, device: str) -> str:
+    """The name of a torch dtype; "auto" is float32 on a CPU and the checkpoint's own elsewhere."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device == "cpu" else str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+
+
 def resolve(pretrained: str, revision: str | None) -> Path:
     """The local folder of a model; a Hub model is downloaded unless the cache has it."""
     import huggingface_hub
@@ -68,7 +77,7 @@ def resolve(pretrained: str, revision: str | None) -> Path:
         huggingface_hub.snapshot_download, pretrained, revision=revision, ignore_patterns=["*/*"]
     )
     try:
-        with _quiet():
+        with quiet():
             found = Path(download(allow_patterns=[*WEIGHTS, *TOKENIZER_FILES, *OTHER_FILES]))
             if not any(found.glob(WEIGHTS[0])):
                 download(allow_patterns=list(OLD_WEIGHTS))
@@ -89,7 +98,7 @@ def load_texts(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no model: it has no config.json.")
     try:
-        with _quiet():
+        with quiet():
             config = transformers.AutoConfig.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
@@ -102,7 +111,7 @@ def load_texts(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     if config.architectures and not known.intersection(config.architectures) and not own_code:
         raise InputError(f"{folder} holds a {config.architectures[0]}, which is not a causal language model.")
     try:
-        with _quiet():
+        with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise InputError(
@@ -113,13 +122,25 @@ def load_texts(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     return config, tokenizer
 
 
+def load_eos(folder: Path, config: Any) -> int | list[int] | None:
+    """End tokens of the generation config that transformers would give the model."""
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").is_file():
+        loaded = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        loaded = GenerationConfig.from_model_config(config)
+    eos: int | list[int] | None = loaded.eos_token_id
+    return eos
+
+
 def load_model(folder: Path, dtype: str, device: str, trust_remote_code: bool) -> Any:
     """The model, ready to sample from; its weights are complete."""
     torch, transformers = packages()
     from safetensors import SafetensorError
 
     try:
-        with _quiet():
+        with quiet():
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype),
@@ -138,12 +159,28 @@ def load_model(folder: Path, dtype: str, device: str, trust_remote_code: bool) -
     return model.to(device).eval()
 
 
+def rows_that_fit(config: Any, tokens: int, dtype: str, device: str) -> int:
+    """Rows of so many tokens whose keys and values take at most half of the memory that is free: 1 to `MOST_ROWS`."""
+    torch, _ = packages()
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * heads * size * getattr(torch, dtype).itemsize
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    # The buffers grow by copying, so that there are two of a layer for a moment.
+    return int(max(1, min(MOST_ROWS, free / 2 / (per_token * tokens + 4 * text.vocab_size * 4))))
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps stdout for results, and transformers' notices and bars away; what matters of them is checked by us."""
     from transformers.utils import logging
 

@@ -25,6 +25,13 @@ SHAPE = {
     "eos_token_id": None,
     "bos_token_id": None,
 }
+WIDER = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+}
 
 
 def tokenizer(template: str | None = None) -> Any:
@@ -62,11 +69,11 @@ def build(kind: type[Any], config: Any, seed: int) -> Any:
         return kind(config).eval()
 
 
-def save(folder: Path, seed: int, template: str | None = None) -> Path:
+def save(folder: Path, seed: int, template: str | None = None, **settings: Any) -> Path:
     """A Llama and its tokenizer; </s> ends."""
     words = tokenizer(template)
     words.save_pretrained(folder)
-    llama(len(words), seed, eos_token_id=1, bos_token_id=0).save_pretrained(folder)
+    llama(len(words), seed, eos_token_id=1, bos_token_id=0, **settings).save_pretrained(folder)
     return folder
 
 
@@ -90,3 +97,21 @@ def tiny(zoo: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path
 def chat(zoo: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the same model with a chat template."""
     return save(tmp_path_factory.mktemp("chat"), 1, TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def small(zoo: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model with heads of 32: vLLM has no smaller ones on a CPU."""
+    return save(tmp_path_factory.mktemp("small"), 1, **WIDER)
+
+
+@pytest.fixture(scope="session")
+def small_chat(zoo: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same model with a chat template."""
+    return save(tmp_path_factory.mktemp("small_chat"), 1, TEMPLATE, **WIDER)
+
+
+@pytest.fixture(scope="session")
+def wider() -> dict[str, int]:
+    """Settings of the model in `small`."""
+    return WIDER

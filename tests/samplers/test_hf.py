@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -25,7 +26,8 @@ from transformers import (
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from harness.samplers.hf import hf
-from harness.samplers.hf_decode import Row, _text, decode
+from harness.samplers.hf_decode import Row, decode
+from harness.samplers.prompting import added_text
 from harness.types import Budget, Completion, Problem
 
 PROMPTS = ["def f(x):\n", "Question: how many apples are left?\nAnswer:", "a", "return", "    return a + b\n\n\ndef g"]
@@ -113,7 +115,7 @@ def test_logprob_is_that_of_a_teacher_forced_pass(zoo: SimpleNamespace, tiny: Pa
     budget = Budget(temperature=0.7, top_p=0.9, top_k=50, max_tokens=40)
     prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS * 4]
     rows = [Row(problem_id="p", index=i, prompt_ids=ids, room=40) for i, ids in enumerate(prompts)]
-    finished = list(decode(model, tokenizer, rows, budget))
+    finished = list(decode(model, tokenizer, rows, budget, slots=7))
     assert len(finished) == len(rows)
     assert {row.stop_reason for row in rows} == {"stop", "length"}  # some sums include an end token
     for row in rows:
@@ -122,9 +124,7 @@ def test_logprob_is_that_of_a_teacher_forced_pass(zoo: SimpleNamespace, tiny: Pa
 
 
 def teacher_forced(model: Any, prompt: list[int], ids: list[int]) -> float:
-    with torch.no_grad():
-        logprobs = model(torch.tensor([prompt + ids])).logits[0].double().log_softmax(-1)
-    return sum(float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(ids))
+    return sum(token_logprobs(model, prompt, ids, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_completion_depends_on_seed_problem_and_index_alone(zoo: SimpleNamespa
     whole = by_key(hf(str(tiny), batch_size=1).sample(problems(*PROMPTS), SAMPLED))
     assert len(whole) == 15
     assert len({c.text for c in whole.values()}) == 15
-    for batch_size in (3, 8):
+    for batch_size in (3, 7, 64, "auto"):
         assert same(by_key(hf(str(tiny), batch_size=batch_size).sample(problems(*PROMPTS), SAMPLED)), whole)
     sampler = hf(str(tiny), batch_size=4)
     done = list(whole)[::2]
@@ -193,6 +193,50 @@ def test_a_completion_depends_on_seed_problem_and_index_alone(zoo: SimpleNamespa
     assert not any(other[key].text == whole[key].text for key in whole)
     longer = by_key(sampler.sample(problems("def f(x):\n"), msgspec.structs.replace(SAMPLED, n=5, max_tokens=20)))
     assert all(longer["p/0", i].text.startswith(whole["p/0", i].text) for i in range(3))
+
+
+def test_the_places_of_finished_rows_are_taken_by_others(zoo: SimpleNamespace) -> None:
+    """Rows of all lengths through few slots, so that they are refilled, moved and dropped in every way."""
+    tokenizer = zoo.tokenizer()
+    model = zoo.llama(len(tokenizer), 1, eos_token_id=1, bos_token_id=0, initializer_range=0.1)
+    rng, budget = np.random.default_rng(5), Budget(temperature=1.1, top_k=30, seed=4)
+    prompts = [rng.integers(6, 100, length).tolist() for length in (1, 2, 40, 3, 90, 1, 5, 17)]
+
+    def sampled(slots: int, order: Iterable[int]) -> dict[tuple[int, int], Row]:
+        rooms = {(p, i): 1 + (7 * p + 13 * i) % 35 for p in range(len(prompts)) for i in range(6)}
+        rows = [
+            Row(problem_id=str(p), index=i, prompt_ids=prompts[p], room=rooms[p, i]) for p in order for i in range(6)
+        ]
+        return {(int(row.problem_id), row.index): row for row in decode(model, tokenizer, rows, budget, slots=slots)}
+
+    alone = sampled(1, range(8))
+    assert len(alone) == 48
+    for slots, order in ((5, range(8)), (13, range(7, -1, -1)), (48, range(8)), (64, range(8))):
+        together = sampled(slots, order)
+        assert {key: row.ids for key, row in together.items()} == {key: row.ids for key, row in alone.items()}
+    for row in together.values():
+        exact = token_logprobs(model, row.prompt_ids, row.ids, 1.0)
+        np.testing.assert_allclose(row.own_logprobs, exact, atol=1e-5)
+        np.testing.assert_allclose(
+            row.logprobs, token_logprobs(model, row.prompt_ids, row.ids, budget.temperature), atol=1e-5
+        )
+
+
+def token_logprobs(model: Any, prompt: list[int], ids: list[int], temperature: float) -> list[float]:
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + ids])).logits[0].double() / temperature
+    logprobs = logits.log_softmax(-1)
+    return [float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(ids)]
+
+
+def test_a_prompt_goes_through_the_model_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = hf(str(tiny), batch_size=6)
+    model = sampler._model()
+    read, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **inputs: read.append(inputs["input_ids"].shape) or forward(**inputs))
+    assert len(list(sampler.sample(problems(*PROMPTS), msgspec.structs.replace(SAMPLED, n=16)))) == 80
+    assert [shape for shape in read if shape[1] > 1] == [(5, max(len(sampler.tokenizer(p).input_ids) for p in PROMPTS))]
+    assert max(shape[0] for shape in read[1:]) == 6
 
 
 # ---- text
@@ -230,7 +274,7 @@ def replay(model: Any, tokenizer: Any, index: int, budget: Budget) -> list[int]:
         prompt_ids=tokenizer("a").input_ids,
         room=budget.max_tokens,
     )
-    list(decode(model, tokenizer, [row], budget))
+    list(decode(model, tokenizer, [row], budget, slots=1))
     return row.ids
 
 
@@ -273,9 +317,9 @@ def test_the_space_at_the_start_of_a_completion_is_kept() -> None:
     prompt = [ids["\u2581def"], ids["x"], ids[":"], ids["<0x0A>"]]
     completion = [ids["\u2581\u2581\u2581"], ids["\u2581return"], ids["x"]]
     assert fast.decode(completion) == "   returnx"  # one space lost
-    assert _text(fast, prompt, completion) == "    returnx"
-    assert _text(fast, prompt, [ids["<0xC3>"], ids["<0xA9>"]]) == "\u00e9"
-    assert _text(fast, prompt, [ids["<0xC3>"], ids["x"]]).endswith("x")  # half a letter: no crash
+    assert added_text(fast, prompt, completion) == "    returnx"
+    assert added_text(fast, prompt, [ids["<0xC3>"], ids["<0xA9>"]]) == "\u00e9"
+    assert added_text(fast, prompt, [ids["<0xC3>"], ids["x"]]).endswith("x")  # half a letter: no crash
 
 
 # ---- manners
