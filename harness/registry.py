@@ -36,7 +36,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "sampler": {
         "first_steps": "harness.tasks.first_steps:completions",
         "hf": "harness.samplers.hf:hf",
+        "openai": "harness.samplers.openai:openai",
         "replay": "harness.samplers.replay:replay",
+        "vllm": "harness.samplers.vllm:vllm",
     },
 }
 
