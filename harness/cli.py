@@ -186,6 +186,36 @@ def eval_command(
     _show(results)
 
 
+@app.command("train")
+def train_command(
+    trial: Annotated[Path, typer.Argument(help="YAML file: treatment, base model, problems, evaluation.")],
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the trial.", show_default="the file's")] = None,
+    workers: Workers = None,
+    sandbox: SandboxTier = "auto",
+    output_path: Annotated[
+        Path | None,
+        typer.Option("--output_path", "-o", help="Folder; gone on with if it exists.", show_default="runs/..."),
+    ] = None,
+) -> None:
+    """Treat a model by a recipe and evaluate the checkpoint of every iteration, beside the base model's.
+
+    harness train trial.yaml --seed 1
+    """
+    from tabulate import tabulate
+
+    from harness import trials
+    from harness.progress import bars
+    from harness.treat import table, treat
+
+    planned = trials.trial(trial, seed=seed)
+    arm = planned.control or planned.treatment.name
+    out = output_path or Path("runs") / f"{trial.stem}-{arm}-seed{planned.seed}"
+    with bars(_note) as progress, _resumable():
+        evaluated = treat(planned, out, workers=workers, tier=sandbox, progress=progress)
+    typer.echo(tabulate(table(evaluated), headers="keys", floatfmt=".2f"))
+    typer.echo(f"Every phase is in {out}; `harness compare` takes its evaluation folders.")
+
+
 @app.command()
 def score(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -286,14 +316,14 @@ def power(
 
 
 @app.command("ls")
-def list_command(kind: Annotated[str | None, typer.Argument(help="task or sampler.")] = None) -> None:
-    """List what there is to name: tasks and samplers, your installed ones included."""
+def list_command(kind: Annotated[str | None, typer.Argument(help="task, sampler, term, ...")] = None) -> None:
+    """List what there is to name: tasks, samplers, recipes, controls, reward terms; your installed ones included."""
     from harness import registry
     from harness.errors import UnknownName
 
-    if kind is not None and kind not in registry.BUILT_IN:
-        raise UnknownName("kind of thing", kind, registry.BUILT_IN)
-    for each in [kind] if kind else registry.BUILT_IN:
+    if kind is not None and kind not in registry.KINDS:
+        raise UnknownName("kind of thing", kind, registry.KINDS)
+    for each in [kind] if kind else registry.KINDS:
         for name, description in registry.names(each).items():
             typer.echo(f"{each:8} {name:16} {description}")
 

@@ -1,12 +1,14 @@
 """Names to objects: built in, `./file.py:name`, or an entry point of an installed package.
 
 `find(kind, name)` gives the function behind a name, `build(kind, name, arguments)` calls it with arguments that came as
-text, and `names(kind)` lists what there is (`harness ls`). A package adds its own with an entry point in the group
-`harness.task` or `harness.sampler`. Nothing is imported before it is asked for.
+text, `bind(kind, name, arguments)` gives it with arguments for later, and `names(kind)` lists what there is
+(`harness ls`). A package adds its own with an entry point in the group `harness.task`, `harness.sampler`,
+`harness.term` or `harness.control`. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,6 +18,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -40,7 +43,38 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "replay": "harness.samplers.replay:replay",
         "vllm": "harness.samplers.vllm:vllm",
     },
+    "term": {
+        "ast_match": "harness.rewards.programs:ast_match",
+        "compiles": "harness.rewards.programs:compiles",
+        "constant": "harness.rewards.terms:constant",
+        "dataflow_match": "harness.rewards.programs:dataflow_match",
+        "extracted": "harness.rewards.terms:extracted",
+        "format": "harness.rewards.terms:format_tags",
+        "fraction": "harness.rewards.terms:fraction",
+        "length": "harness.rewards.terms:length",
+        "lint": "harness.rewards.programs:lint",
+        "majority": "harness.rewards.terms:majority",
+        "random": "harness.rewards.terms:random_coin",
+        "speed": "harness.rewards.programs:speed",
+        "tests": "harness.rewards.terms:tests",
+        "wrong_label": "harness.rewards.terms:wrong_label",
+    },
+    "control": {
+        "format_only": "harness.controls:format_only",
+        "frozen": "harness.controls:frozen",
+        "majority_reward": "harness.controls:majority_reward",
+        "matched_reward": "harness.controls:matched_reward",
+        "matched_rows": "harness.controls:matched_rows",
+        "no_verification": "harness.controls:no_verification",
+        "one_iteration_3x": "harness.controls:one_iteration_3x",
+        "one_per_problem": "harness.controls:one_per_problem",
+        "random_reward": "harness.controls:random_reward",
+        "wrong_label": "harness.controls:wrong_label",
+    },
 }
+LISTED = {"recipe": "harness.recipes:names"}
+"""Kinds of things that are files: the function that lists them."""
+KINDS = (*BUILT_IN, *LISTED)
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
@@ -66,13 +100,8 @@ def _from_file(kind: str, name: str) -> Callable[..., Any]:
         raise InputError(f"{kind} {name!r} names a file and no function in it: write {path_text}:NAME.")
     if not path.is_file():
         raise InputError(f"{kind} {name!r}: there is no file {path}.")
-    module_name = "harness_user_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{kind} {name!r}: {path} is not a Python file.")
-    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = _module(path.resolve(), path.stat().st_mtime_ns)
     except (SyntaxError, ImportError) as error:
         raise InputError(f"{kind} {name!r}: {path} cannot be imported ({type(error).__name__}: {error}).") from error
     found: Callable[..., Any] | None = getattr(module, attribute, None)
@@ -82,10 +111,33 @@ def _from_file(kind: str, name: str) -> Callable[..., Any]:
     return found
 
 
+@functools.cache  # a reward term is looked up for every group
+def _module(path: Path, mtime_ns: int) -> ModuleType:
+    name = "harness_user_" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def build(kind: str, name: str, arguments: Mapping[str, Any]) -> Any:
     """Calls the function behind `name`; text arguments are converted to what its signature says."""
     function = find(kind, name)
-    parameters = inspect.signature(function).parameters
+    return function(**_values(kind, name, function, arguments, given=0))
+
+
+def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function behind `name` with arguments for all but its first parameter, which comes when it is called."""
+    function = find(kind, name)
+    return functools.partial(function, **_values(kind, name, function, arguments, given=1))
+
+
+def _values(
+    kind: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, given: int
+) -> dict[str, Any]:
+    parameters = dict(list(inspect.signature(function).parameters.items())[given:])
     hints = typing.get_type_hints(function)
     values: dict[str, Any] = {}
     for key, value in arguments.items():
@@ -97,12 +149,16 @@ def build(kind: str, name: str, arguments: Mapping[str, Any]) -> Any:
             raise InputError(f"{kind} {name}: {key}={value!r} is not usable ({error}).") from error
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
-        option = "--model_args" if kind == "sampler" else "--task_args"
-        raise InputError(f"the {kind} {name} needs {missing[0]}: give it with {option} {missing[0]}=VALUE.")
-    return function(**values)
+        option = {"task": "with --task_args ", "sampler": "with --model_args "}.get(kind, "in its args, ")
+        raise InputError(f"the {kind} {name} needs {missing[0]}: give it {option}{missing[0]}=VALUE.")
+    return values
 
 
 def names(kind: str) -> dict[str, str]:
     """Every registered name with the first line of what it says of itself."""
+    if kind in LISTED:
+        module, function = LISTED[kind].split(":")
+        listed: dict[str, str] = getattr(importlib.import_module(module), function)()
+        return listed
     known = [*BUILT_IN[kind], *(p.name for p in importlib.metadata.entry_points(group=f"harness.{kind}"))]
     return {name: (inspect.getdoc(find(kind, name)) or "").split("\n")[0] for name in sorted(known)}

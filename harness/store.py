@@ -125,12 +125,12 @@ def _read_cpu_limits(path: Path) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds a run folder, which is made if there is none, against other writers."""
+def lock(path: Path, *, proof: str = "manifest.json") -> Iterator[None]:
+    """Holds a folder, which is made if there is none, against other writers; `proof` marks ours."""
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(path)
+            _refuse_foreign(path, proof)
             file = stack.enter_context((path / ".lock").open("w"))
         except OSError as error:
             raise InputError(
@@ -143,9 +143,9 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_foreign(path: Path) -> None:
+def _refuse_foreign(path: Path, proof: str) -> None:
     """A folder that holds something, and no manifest of ours, is somebody's: not to be written into."""
-    if not (path / "manifest.json").exists():
+    if not (path / proof).exists():
         for entry in path.iterdir():
             if not entry.name.startswith("."):
                 raise RunMismatch(f"{path} holds {entry.name} and is not a run folder: choose another --output_path.")

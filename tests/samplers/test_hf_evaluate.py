@@ -1,6 +1,10 @@
 """`harness.evaluate` with a checkpoint: sampled, stored, graded; a larger n samples only what is missing."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -51,3 +55,39 @@ def test_greedy_with_several_completions_is_refused_before_work(tmp_path, tiny):
     with pytest.raises(InputError, match="temperature 0"):
         evaluate(tmp_path, tiny, n=2, temperature=0.0)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_manifest_says_how_it_was_sampled(tmp_path, tiny):
+    evaluate(tmp_path, tiny, n=1)
+    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())["sampler"]
+    assert facts.pop("engine").startswith("transformers ")
+    assert facts == {"dtype": "float32", "device": facts["device"], "chat_template": "none"}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_the_completions_are_those_of_a_run_in_one_piece(tmp_path, tiny):
+    rows = [{"id": f"p/{i}", "prompt": f"{i} + 1 =", "answer": str(i + 1)} for i in range(40)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "harness", "eval", "--tasks", "jsonl", "--model", "hf", "--n", "12"]
+    command += ["--task_args", f"path={tmp_path / 'problems.jsonl'}", "--max_tokens", "60", "--temperature", "1"]
+
+    def arguments(name, batch_size):
+        return [*command, "--model_args", f"pretrained={tiny},batch_size={batch_size}", "-o", str(tmp_path / name)]
+
+    subprocess.run(arguments("whole", 64), check=True, capture_output=True)
+    file = tmp_path / "run" / "completions.jsonl"
+    for kill_at, batch_size in ((20, 7), (130, 1), (300, 33)):
+        with subprocess.Popen(arguments("run", batch_size), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while process.poll() is None and (not file.is_file() or file.read_bytes().count(b"\n") < kill_at):
+                time.sleep(0.01)
+            process.kill()
+            process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    before = len(file.read_bytes().splitlines())
+    assert before < 480
+    subprocess.run(arguments("run", 64), check=True, capture_output=True)
+    killed = texts(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "killed")
+    (tmp_path / "whole").rename(tmp_path / "run")
+    assert killed == texts(tmp_path)
+    assert len(killed) == 480

@@ -1,0 +1,177 @@
+"""Treatments end to end: a tiny model is sampled from, rewarded, trained and evaluated; phases resume."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.errors import InputError, RunMismatch
+from harness.trials import Trial, trial
+
+TOY = Path(__file__).parent / "toy_task.py"
+IMPROVE = {"learning_rate": 3e-3, "epochs": 8, "batch_rows": 16, "schedule": "constant", "warmup": 0}
+RFT = {
+    "recipe": "rft",
+    "sample": {"n": 24, "temperature": 1.0, "max_tokens": 6, "top_k": 0},
+    "select": {"dedupe": "none", "pick": "first", "human": "none"},
+    "improve": IMPROVE,
+}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Llama with its tokenizer."""
+    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parent / "samplers" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(models)
+    return Path(models.save(tmp_path_factory.mktemp("base"), 1))
+
+
+def written(folder: Path, base: Path, treatment: object = "rft", **more: object) -> Path:
+    plan = {
+        "treatment": treatment,
+        "base": str(base),
+        "train": {"task": f"{TOY}:toy"},
+        "evaluation": {
+            "on": {"test": {"task": f"{TOY}:toy", "args": {"split": "test", "n": 30}}},
+            "budget": {"n": 8, "temperature": 1.0, "max_tokens": 6},
+            "k": [1, 4],
+        },
+        **more,
+    }
+    path = folder / "trial.yaml"
+    path.write_text(json.dumps(plan))  # JSON is YAML
+    return path
+
+
+def run(path: Path, out: Path) -> list[dict[str, object]]:
+    subprocess.run(command(path, out), check=True, capture_output=True, text=True)
+    found: list[dict[str, object]] = json.loads((out / "trial_results.json").read_text())
+    return found
+
+
+def command(path: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "harness", "train", str(path), "--output_path", str(out)]
+
+
+def score(evaluated: dict[str, object], on: str = "test") -> float:
+    return float(evaluated["estimates"][on]["toy"]["pass@1"]["value"])  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_rft_raises_the_score_and_its_placebo_does_not(tmp_path: Path, base: Path) -> None:
+    scores = {}
+    for arm in (None, "random_reward"):
+        results = run(written(tmp_path, base, RFT, control=arm), tmp_path / str(arm))
+        assert [each["iteration"] for each in results] == [0, 1]
+        scores[arm] = [score(each, "train") for each in results]
+        rows = (tmp_path / str(arm) / "iteration_1" / "rows.jsonl").read_text().splitlines()
+        assert results[1]["rows"] == len(rows) > 10
+    assert scores[None][0] == scores["random_reward"][0]  # one and the same base
+    assert scores[None][1] > scores[None][0] + 0.2
+    assert scores[None][1] > scores["random_reward"][1] + 0.2
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, base: Path) -> None:
+    rest_em = {**RFT, "recipe": "rest_em", "iterations": 2, "improve": {**IMPROVE, "until": "epochs"}}
+    path = written(tmp_path, base, rest_em)
+    whole = run(path, tmp_path / "whole")
+    for seconds in (6, 12, 9, 15):
+        with subprocess.Popen(
+            command(path, tmp_path / "killed"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as each:
+            time.sleep(seconds)
+            each.send_signal(signal.SIGKILL)
+    time.sleep(1)  # an orphaned trainer saves its state and ends
+    killed = run(path, tmp_path / "killed")
+    for iteration in (1, 2):
+        weights = [
+            (tmp_path / name / f"iteration_{iteration}" / "train" / "checkpoint" / "model.safetensors").read_bytes()
+            for name in ("whole", "killed")
+        ]
+        assert weights[0] == weights[1]
+    assert [score(each) for each in killed] == [score(each) for each in whole]
+
+
+@pytest.mark.slow
+def test_rft_is_rest_em_with_one_iteration(tmp_path: Path, base: Path) -> None:
+    same = {key: value for key, value in RFT.items() if key != "recipe"}
+    same["select"] = {**RFT["select"], "cap": 10}  # type: ignore[dict-item]
+    same["improve"] = {**IMPROVE, "until": "epochs"}
+    for name in ("rft", "rest_em"):
+        run(written(tmp_path, base, {**same, "recipe": name, "iterations": 1}), tmp_path / name)
+    rft, rest_em = (tmp_path / name / "iteration_1" for name in ("rft", "rest_em"))
+    assert (rft / "rows.jsonl").read_bytes() == (rest_em / "rows.jsonl").read_bytes()
+    weights = "train/checkpoint/model.safetensors"
+    assert (rft / weights).read_bytes() == (rest_em / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_grpo_raises_the_score(tmp_path: Path, base: Path) -> None:
+    grpo = {
+        "recipe": "grpo",
+        "sample": {"n": 8, "temperature": 1.0, "max_tokens": 6},
+        "on_policy": {"rounds": 15, "problems": 24, "learning_rate": 1e-3, "mask_truncated": False},
+    }
+    results = run(written(tmp_path, base, grpo), tmp_path / "grpo")
+    assert score(results[1], "train") > score(results[0], "train") + 0.2
+    assert results[1]["sampled_tokens"] == results[1]["trained"]["sampled_tokens"] > 0  # type: ignore[index]
+
+
+def test_a_trial_reads_its_file(tmp_path: Path, base: Path) -> None:
+    made = trial(written(tmp_path, base, RFT, control="random_reward"), seed=3)
+    assert (made.seed, made.treatment.sample.n, made.evaluation.k) == (3, 24, (1, 4))
+    assert made.treatment.reward != trial(written(tmp_path, base, RFT)).treatment.reward
+    assert msgspec.convert(msgspec.to_builtins(made), type=Trial) == made
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"treatment": "rtf"}, "there is no recipe 'rtf': did you mean"),
+        ({"tretment": "rft"}, "did you mean 'treatment'"),
+        ({"control": "random"}, "there is no control 'random'"),
+        ({"evaluation": {"k": [1]}}, "evaluates on no problems but those of training"),
+        ({"treatment": "rest_em"}, "needs validation problems"),
+        ({"train": {"tusk": "gsm8k"}}, "did you mean 'task'"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(
+    changed: dict[str, object], message: str, tmp_path: Path, base: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        trial(written(tmp_path, base, **{"treatment": RFT, **changed}))  # type: ignore[arg-type]
+
+
+def test_test_problems_are_never_trained_on(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.evaluate import TRAINING, load_tasks
+    from harness.treat import treat
+
+    use = {"task": f"{TOY}:toy", "args": {"split": "test", "n": 30}}
+    with pytest.raises(InputError, match="are of its test split"):
+        treat(trial(written(tmp_path, base, RFT, train=use)), tmp_path / "out")
+    evaluation = {"on": {"test": {"task": f"{TOY}:toy"}}}
+    with pytest.raises(InputError, match="24 problems of the evaluation 'test' are trained or selected on"):
+        treat(trial(written(tmp_path, base, RFT, evaluation=evaluation)), tmp_path / "out2")
+    monkeypatch.setenv(TRAINING, "1")
+    with pytest.raises(InputError, match="test split"):
+        load_tasks([f"{TOY}:toy"], {f"{TOY}:toy": {"split": "test"}})
+
+
+def test_a_folder_keeps_to_its_trial(tmp_path: Path, base: Path) -> None:
+    from harness.treat import treat
+
+    out = tmp_path / "out"
+    use = {"task": f"{TOY}:toy", "args": {"split": "test"}}
+    for seed in (0, 1):  # the first stops at the test split after it wrote what it is
+        with pytest.raises(InputError if seed == 0 else RunMismatch, match=r"test split|seed differs"):
+            treat(trial(written(tmp_path, base, RFT, train=use), seed=seed), out)
