@@ -62,6 +62,11 @@ class OpenAISampler:
         """How the completions are to be read: "message" for chat."""
         return "message" if self.settings.api == "chat" else "continuation"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the server is and how it is asked, for the manifest; its numerics are not known."""
+        return {"engine": self.settings.vendor or "unknown server", "api": self.settings.api}
+
     def counts(self, problems: Sequence[Problem], budget: Budget) -> dict[str, int]:
         """`budget.n`, or one, for every problem."""
         n = completions_per_problem(budget)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -62,6 +63,8 @@ class VLLMSampler:
     """How the completions are to be read: "message" when the chat template is applied."""
     config: Any
     tokenizer: Any
+    template: str | None
+    """The chat template that is applied."""
     eos: int | list[int] | None
     dtype: str
     max_model_len: int | None
@@ -74,6 +77,12 @@ class VLLMSampler:
     _engine: _Engine = field(default_factory=_Engine)
     _pushed: bool = False
     """The weights are not in `folder`."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Engine, numerics and chat template, for the manifest."""
+        found = {"engine": f"vllm {vllm_version()}", "dtype": self.dtype, "logprobs": self.logprobs}
+        return {**found, **prompting.facts(self.template)}
 
     def counts(self, problems: Sequence[Problem], budget: Budget) -> dict[str, int]:
         """`budget.n`, or one, for every problem."""
@@ -243,6 +252,7 @@ def vllm(
         form="continuation" if template is None else "message",
         config=config,
         tokenizer=tokenizer,
+        template=template,
         eos=hf_model.load_eos(folder, config),
         dtype=dtype,
         max_model_len=max_model_len,
@@ -265,6 +275,12 @@ def vllm(
             trust_remote_code=trust_remote_code,
         ),
     )
+
+
+def vllm_version() -> str:
+    """Of the package vllm, or of its build for CPUs."""
+    names = importlib.metadata.packages_distributions().get("vllm", ["vllm"])
+    return " ".join(f"{importlib.metadata.version(name)}" for name in dict.fromkeys(names))
 
 
 def _identity(
