@@ -23,6 +23,7 @@ import msgspec
 
 from harness.errors import HarnessError, InputError, Interrupted
 from harness.evaluate import TRAINING, choose, evaluate, load_tasks
+from harness.progress import Progress
 from harness.rewards import needs_all_tests
 from harness.sandbox import open_sandbox
 from harness.trials import TaskUse, Trial, derived_seed
@@ -95,6 +96,7 @@ def main(out: Path) -> None:
         "init": _folder(job["init"]),
         "out": out,
         "seed": derived_seed(trial.seed, "train", job["iteration"]),
+        "progress": Progress(note=lambda sentence: print(sentence, flush=True)),  # into log.txt
         **{key: value for key, value in trial.model_args.items() if key in TRAINER_ARGS},
     }
     recipe = trial.treatment

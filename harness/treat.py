@@ -25,7 +25,7 @@ from harness.rows import accumulated, select
 from harness.store import lock, read_executions, read_run, write_atomically
 from harness.training import problems_of, train
 from harness.trials import Evaluated, TaskUse, Trial, derived_seed
-from harness.types import Problem, Results, Row, Task, Trained
+from harness.types import Completion, Problem, Results, Row, Task, Trained
 
 
 def treat(
@@ -170,10 +170,16 @@ def graded(run: Path, task: Task) -> list[Graded]:
     problem_of = {problem.id: problem for problem in task.problems}
     verdict_of = {(verdict.problem_id, verdict.index): verdict for verdict in verdicts}
     executions = read_executions(run)
+
+    def extracted(raw: Completion) -> Completion:
+        """With its whole text: thinking is not read for an answer, and is trained on."""
+        visible = without_thinking(raw, made.think_tags)
+        return msgspec.structs.replace(task.extract(problem_of[raw.problem_id], visible), text=raw.text)
+
     return [
         Graded(
             problem=problem_of[raw.problem_id],
-            completion=task.extract(problem_of[raw.problem_id], without_thinking(raw, made.think_tags)),
+            completion=extracted(raw),
             verdict=verdict_of[raw.problem_id, raw.index],
             executions=executions.get((raw.problem_id, raw.index), ()),
         )

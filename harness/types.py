@@ -225,6 +225,8 @@ class Row(Record, frozen=True):
     completion: str
     """The target: what a model writes after the prompt, to its end."""
     weight: float = 1.0
+    complete: bool = True
+    """False: it was cut off at `max_tokens`, so that no end is learnt from it."""
     rejected: str | None = None
     """The worse of a pair (DPO)."""
     source: str = "sampled"

@@ -35,7 +35,7 @@ ALLOWED = {
     "gold": FOUNDATION | {"progress"},
     "evaluate": FOUNDATION | {"ahead", "gold", "grading", "manifest", "results", "estimates", "progress", "sandbox"},
     "trials": FOUNDATION | {"recipes", "controls"},
-    "training": FOUNDATION | {"trials", "rewards", "evaluate", "sandbox", "samplers"},
+    "training": FOUNDATION | {"trials", "progress", "rewards", "evaluate", "sandbox", "samplers"},
     "treat": FOUNDATION | {"trials", "training", "evaluate", "grading", "progress", "rewards", "rows"},
     "finished": FOUNDATION | {"manifest", "evaluate", "results", "convert", "progress", "sandbox"},
     "selftest": FOUNDATION | {"evaluate", "grading", "sandbox"},

@@ -182,6 +182,7 @@ def _sampled(group: Group, selection: Selection, iteration: int, seed: int) -> l
             problem_id=one.graded.problem.id,
             prompt=_prompt(one.graded.problem),
             completion=one.graded.completion.text,
+            complete=one.graded.completion.stop_reason != "length",
             weight=weight,
             index=_index(one),
             iteration=iteration,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from harness.trainers.batches import TokenRow
+from tests.samplers.conftest import TEMPLATE, save
 
 N_VOCAB = 48
 COMMON = {
@@ -77,3 +79,17 @@ def rows() -> list[TokenRow]:
             )
         )
     return made
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a base Llama without a chat template, in float32."""
+    torch.set_num_threads(1)
+    return save(tmp_path_factory.mktemp("tiny"), 1)
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same model with a chat template."""
+    torch.set_num_threads(1)
+    return save(tmp_path_factory.mktemp("chat"), 1, TEMPLATE)
