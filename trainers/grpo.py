@@ -47,7 +47,7 @@ from harness.samplers import hf_model
 from harness.trainers import phase, rollouts
 from harness.trainers.batches import Batch, TokenRow, count, micro_batches
 from harness.trainers.ledger import Ledger, account, close_round, count_step, restored, rewards_of, save
-from harness.trainers.lm import LM, autocast, must_recompute, open_model, recompute, save_checkpoint
+from harness.trainers.lm import LM, autocast, must_recompute, open_model, pass_tokens, recompute, save_checkpoint
 from harness.trainers.logprobs import completion_logprobs
 from harness.trainers.losses import PolicyLoss, Stats, normaliser, policy_loss, summarise
 from harness.trainers.mismatch import importance_weights, summarise_mismatch
@@ -223,7 +223,7 @@ def completions(run: Run, problems: Sequence[Problem]) -> Round:
             logprobs_of,
             made=made.rollouts,
             temperature=run.sample.temperature,
-            batch_tokens=run.settings.batch_tokens,
+            batch_tokens=pass_tokens(run.lm, run.settings.batch_tokens),
             check=run.check,
         )
         columns: dict[str, list[list[float]]] = {}
@@ -258,7 +258,7 @@ def step(run: Run, rows: Sequence[TokenRow]) -> None:
     n_tokens, n_rows = count(rows)
     batches = micro_batches(
         [row for row in rows if row.n_tokens],
-        token_budget=run.settings.batch_tokens,
+        token_budget=pass_tokens(run.lm, run.settings.batch_tokens),
         skip_weightless=run.loss.may_skip,
     )
     if not batches:

@@ -1,6 +1,6 @@
 """Sampling and grading together, against each of them alone: wall clock of `harness.evaluate`.
 
-Run by hand, two minutes: python tests/benchmarks/bench_pipeline.py [--seconds S]
+Run by hand, two minutes: python tests/benchmarks/bench_pipeline.py [--rounds N]
 A Llama of 2.8M parameters samples on one thread; one worker grades. What random weights write is no program, so each
 completion is given one of a few real ones in its place, slow enough that grading takes about as long as sampling. Two
 cores are needed, and nothing else on them.
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from bench_samplers import COMPLETIONS, MOST_TOKENS, model, prompts
+from bench_samplers import COMPLETIONS, MOST_TOKENS, PROMPTS, model, prompts
 from tabulate import tabulate
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -27,13 +27,12 @@ from harness.samplers.hf_decode import Row, decode
 from harness.types import Budget, Completion, Key, Problem, Task, Test
 
 PROGRAM = "def double(x):\n    t = 0\n    while t < {steps}:\n        t += 1\n    return 2 * x\n"
-N_PROMPTS = 16
 
 
 def task() -> Task:
     test = Test(id="0", kind="call", input=[3], expected=6)
     problems = tuple(
-        Problem(id=f"p/{i}", task="double", prompt="", entry_point="double", tests=(test,)) for i in range(N_PROMPTS)
+        Problem(id=f"p/{i}", task="double", prompt="", entry_point="double", tests=(test,)) for i in range(PROMPTS)
     )
     return Task(name="double", problems=problems, extract=standalone, grade=verdict, gold=lambda problem: None)
 
@@ -60,11 +59,13 @@ class Both:
     ) -> Iterator[Completion]:
         rows = (
             Row(problem_id=problem.id, index=i, prompt_ids=ids, room=MOST_TOKENS)
-            for problem, ids in zip(problems, prompts()[::4], strict=True)
+            for problem, ids in zip(problems, prompts(), strict=True)
             for i in range(COMPLETIONS)
         )
         torch.set_num_threads(1)
-        finished = decode(self.llama, self.tokenizer, rows, Budget(temperature=1.0), slots=64) if self.sampled else rows
+        finished = (
+            decode(self.llama, self.tokenizer, rows, Budget(temperature=1.0), slots=128) if self.sampled else rows
+        )
         for place, row in zip(itertools.count(), finished):
             text = PROGRAM.format(steps=self.steps + place)  # all different, so that all run
             yield Completion(problem_id=row.problem_id, index=row.index, text=text, form="program")
@@ -88,18 +89,18 @@ def sampling(sampler: Both) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     rounds = parser.parse_args().rounds
     alone = sampling(Both(0, sampled=True))
-    graded = seconds(Both(100_000, sampled=False))
-    steps = max(1000, int(100_000 * alone / graded))  # grading takes about as long as sampling
+    none, some = seconds(Both(0, sampled=False)), seconds(Both(100_000, sampled=False))
+    steps = max(0, int(100_000 * (alone - none) / (some - none)))  # grading takes about as long as sampling
     rows = []
     for _ in range(rounds):
         first, second = sampling(Both(steps, sampled=True)), seconds(Both(steps, sampled=False))
         both = seconds(Both(steps, sampled=True))
         rows.append([first, second, both, both / max(first, second), both / (first + second)])
     headers = ["sampling alone, s", "grading alone, s", "together, s", "together / the longer", "together / their sum"]
-    print(f"\nPipeline: {N_PROMPTS * COMPLETIONS} completions, one thread samples, one worker grades\n")
+    print(f"\nPipeline: {PROMPTS * COMPLETIONS} completions, one thread samples, one worker grades\n")
     print(tabulate(sorted(rows, key=lambda row: row[3]), headers=headers, tablefmt="github", floatfmt=".2f"))
     print("\nTarget: together / the longer at most 1.1.")
 

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpo_speed
 from tabulate import tabulate
 
 ROUNDS = 3
@@ -196,9 +197,14 @@ def line(name: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> l
     return [name, round(ours), round(theirs), ours / theirs, *map(round, memory), memory[0] / memory[1]]
 
 
-PARTS: dict[str, Callable[[Path, int], list[Any]]] = {"sft": sft}
+def grpo(folder: Path, threads: int) -> list[Any]:
+    return line("grpo, sampled tokens per CPU second", grpo_speed.pairs(folder, threads, child))
+
+
+PARTS: dict[str, Callable[[Path, int], list[Any]]] = {"sft": sft, "grpo": grpo}
 CHILDREN: dict[str, Callable[..., dict[str, float]]] = {
     "sft_ours": lambda folder, tokens: sft_ours(Path(folder), int(tokens)),
+    **grpo_speed.CHILDREN,
     "sft_trl": lambda folder, rows, grouped: sft_trl(Path(folder), int(rows), bool(int(grouped))),
 }
 
