@@ -135,7 +135,7 @@ def hf(
 
     - `dtype`: "auto" is float32 on a CPU and the checkpoint's own elsewhere.
     - `device`: a torch device; None is "cuda" where there is one, else "cpu".
-    - `batch_size`: completions that are decoded together; "auto": as many as fit in memory, at most 256. It changes the
+    - `batch_size`: completions that are decoded together; "auto": as many as fit in memory, at most 512. It changes the
       speed only.
     - `apply_chat_template`: None applies the tokenizer's template if it has one; the prompt is then one user message.
     - `trust_remote_code`: run the Python files that a checkpoint may bring along.

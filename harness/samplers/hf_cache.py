@@ -62,8 +62,8 @@ class Slots:
 
     def seat(self, slots: list[int], prefilled: DynamicCache, position: int, length: int) -> None:
         """Puts the last `length` columns of row `position` of `prefilled` into each of `slots`."""
-        if self._end < length:
-            self._resize(length - self._end)
+        if self._end < length:  # by a block: the next prompts may be longer still
+            self._resize(max(length - self._end, BLOCK_COLUMNS))
         for layer, source in zip(self._layers, prefilled.layers, strict=True):
             window = slice(self._end - length, self._end)
             for buffer, filled in ((layer.keys, source.keys), (layer.values, source.values)):

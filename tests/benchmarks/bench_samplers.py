@@ -66,7 +66,7 @@ def ours(llama: Any, tokenizer: Any, seed: int) -> int:
         for p, ids in enumerate(prompts())
         for i in range(COMPLETIONS)
     ]
-    return sum(len(row.ids) for row in decode(llama, tokenizer, rows, Budget(temperature=1.0, seed=seed), slots=256))
+    return sum(len(row.ids) for row in decode(llama, tokenizer, rows, Budget(temperature=1.0, seed=seed), slots=512))
 
 
 def generate(llama: Any, together: int, seed: int, asked: Sequence[list[int]]) -> int:
@@ -135,7 +135,7 @@ def main() -> None:
     llama = model()
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w2"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w0")
-    peers: dict[str, Callable[[int], int]] = {"ours (hf), 256 slots": lambda seed: ours(llama, tokenizer, seed)}
+    peers: dict[str, Callable[[int], int]] = {"ours (hf), 512 slots": lambda seed: ours(llama, tokenizer, seed)}
     quarter = prompts()[::4]
     tried = {n: rate(lambda seed, n=n: generate(llama, n, seed, quarter), 0)[1] for n in (1, 2, 4, 8, 16)}  # type: ignore[misc]
     together = max(tried, key=lambda n: tried[n])
@@ -149,7 +149,7 @@ def main() -> None:
     for name, found in (("vLLM", vllm(llama, threads)), ("ours (vllm)", vllm(llama, threads, "ours"))):
         if found is not None:
             best[name] = (found, float("nan"))
-    first = best["ours (hf), 256 slots"]
+    first = best["ours (hf), 512 slots"]
     rows = [[name, wall, cpu, first[0] / wall, first[1] / cpu] for name, (wall, cpu) in best.items()]
     headers = ["sampler", "tokens/s", "tokens/CPU s", "ours / it", "ours / it, CPU"]
     print(f"\nSampling: {PROMPTS} prompts x {COMPLETIONS} completions, {threads} threads, best of {ROUNDS} rounds\n")
