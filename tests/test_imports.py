@@ -41,7 +41,8 @@ ALLOWED = {
     "selftest": FOUNDATION | {"evaluate", "grading", "sandbox"},
     "doctor": FOUNDATION | {"sandbox"},
     "power": FOUNDATION | {"evaluate", "metrics"},
-    "cli": FOUNDATION | {"trials", "treat", "evaluate", "finished", "selftest", "doctor", "power", "results", "progress"},
+    "cli": FOUNDATION
+    | {"trials", "treat", "evaluate", "finished", "selftest", "doctor", "power", "results", "progress"},
     "__main__": {"cli"},
 }
 HEAVY = {

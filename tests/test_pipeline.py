@@ -23,7 +23,8 @@ from harness.grading.programs import standalone
 
 def double():
     test = Test(id="0", kind="call", input=[3], expected=6)
-    problems = tuple(Problem(id=f"p/{i}", task="double", prompt="", entry_point="double", tests=(test,)) for i in range(8))
+    shared = {"task": "double", "prompt": "", "entry_point": "double", "tests": (test,)}
+    problems = tuple(Problem(id=f"p/{i}", **shared) for i in range(8))
     return Task(name="double", problems=problems, extract=standalone, grade=verdict, gold=lambda problem: None)
 """
 
@@ -82,6 +83,6 @@ def test_the_model_waits_when_too_much_is_not_graded(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys.modules["harness.evaluate"], "MOST_AHEAD", 2)
     monkeypatch.setattr(pool, "MAX_ASIDE", 1)
     sampler = run(tmp_path, monkeypatch, [SLOW + f"# {i}\n" for i in range(8)], 0.0)
-    # One runs, one is put aside as slow, one is on its way to them, two wait and one has no room: the last could only be
-    # sampled when the others had their verdicts.
+    # One runs, one is put aside as slow, one is on its way to them, two wait and one has no room: the last could only
+    # be sampled when the others had their verdicts.
     assert sampler.graded_when_sampled[-1] >= 8 - 1 - 1 - 1 - 2 - 1
