@@ -24,7 +24,7 @@ test-slow: .venv/.dev
 	$(BIN)/python -m pytest --quiet -m slow
 
 test-vllm: .venv-vllm/.ready
-	.venv-vllm/bin/python -m pytest --quiet -m vllm tests/samplers
+	.venv-vllm/bin/python -m pytest --quiet -m vllm tests/samplers/*vllm*.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .
