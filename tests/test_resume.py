@@ -61,6 +61,7 @@ def records(path: Path) -> Counter[tuple[str, int]]:
     return Counter((row["problem_id"], row["index"]) for row in map(json.loads, path.read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_killed_three_times(tmp_path):
     kill_and_finish(tmp_path, problems=40, kills=3, seed=0)
 

@@ -77,6 +77,7 @@ def harm_done(listener: socket.socket) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_attack_files(
     shared_attacks: Path, humaneval: dict[str, tuple[Problem, str]], canaries: socket.socket, tier: str
 ) -> None:

@@ -89,6 +89,7 @@ def test_all_tests_are_run_on_demand(make_job: Any) -> None:
             assert [one.test_id for one in executions] == [test.id for test in TESTS]
 
 
+@pytest.mark.slow
 def test_sleeping_counts_only_after_a_second_run_and_loops_at_once(make_job: Any) -> None:
     with open_sandbox(workers=2, limits=Limits(cpu_s=1, wall_s=2)) as box:
         jobs = [make_job("import time\ntime.sleep(60)", IS_NINE), make_job("while True: pass", IS_NINE, index=1)]
@@ -125,6 +126,7 @@ def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> No
         assert (found[index].cpu_s or 0) > 0.9
 
 
+@pytest.mark.slow
 def test_a_slow_source_keeps_nothing_back(make_job: Any) -> None:
     """Each job is given only after the one before has come out, though one must wait aside and one run again alone."""
     programs = SQUARE, "while True: pass", "import time\ntime.sleep(60)", f"{SQUARE}# 3"
