@@ -1,4 +1,4 @@
-"""Training in a process of its own: `train` starts it and waits, `python -m harness.training JOB.json` is that process.
+"""Training in a process of its own: `train` starts it and waits, `python -m harness.training FOLDER` is that process.
 
 The process ends with its memory, a crash of it leaves everything else standing, and it is not told about test
 problems: tasks refuse their test split where HARNESS_TRAINING is set. Status 75 says that it was told to stop and has
