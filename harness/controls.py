@@ -103,18 +103,26 @@ def one_iteration_3x(treatment: Treatment) -> Treatment:
 
     It costs as much sampling as three iterations: it is the control of a treatment that has three.
     """
-    if treatment.on_policy is not None:
+    if not treatment.uses_rows:
         raise InputError(f"{treatment.name} samples afresh at every step: one_iteration_3x has no meaning for it.")
     sample = msgspec.structs.replace(treatment.sample, n=3 * (treatment.sample.n or 1))
     return msgspec.structs.replace(treatment, iterations=1, sample=sample)
 
 
 def frozen(treatment: Treatment) -> Treatment:
-    """improve or on_policy: a learning rate of 0.
+    """improve, on_policy or external: a learning rate of 0.
 
     Everything is done, saved and evaluated as ever, and no weight changes: what is left is the noise of the evaluation
     and whatever saving and loading do to a model.
     """
+    external = treatment.external
+    if external is not None:
+        if "learning_rate" not in external.args:
+            raise InputError(
+                f"{treatment.name} has no external.args.learning_rate that the control frozen could set to 0."
+            )
+        args = {**external.args, "learning_rate": 0.0}
+        return msgspec.structs.replace(treatment, external=msgspec.structs.replace(external, args=args))
     if treatment.on_policy is not None:
         on_policy = msgspec.structs.replace(treatment.on_policy, learning_rate=0.0)
         return msgspec.structs.replace(treatment, on_policy=on_policy)
@@ -131,6 +139,6 @@ def _only_term(treatment: Treatment, name: str, use: TermUse) -> Treatment:
 
 
 def _select_of(treatment: Treatment, name: str) -> Selection:
-    if treatment.on_policy is not None:
+    if not treatment.uses_rows:
         raise InputError(f"{treatment.name} selects no rows: the control {name} has no meaning for it.")
     return treatment.select

@@ -1,14 +1,15 @@
 """How long does a right program take? Each problem's CPU limit follows from its gold solution's own time.
 
-Main function: `cpu_limits`. A program may use `Limits.gold_factor` times what the gold solution used, at least
-`Limits.min_cpu_s` and at most `Limits.cpu_s`: an endless loop then costs half a second and not three, and a problem
-that needs long gets long. The limits are kept in the run folder, so that a run that is gone on with judges alike.
+Main functions: `cpu_limits` for a run folder, `measured` for whoever keeps the limits himself. A program may use
+`Limits.gold_factor` times what the gold solution used, at least `Limits.min_cpu_s` and at most `Limits.cpu_s`: an
+endless loop then costs half a second and not three, and a problem that needs long gets long. The limits are kept in the
+run folder, so that a run that is gone on with judges alike.
 Not handled: problems whose gold solution is missing, waits, or fails (told in a note): theirs is `Limits.cpu_s`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from harness.progress import Progress, silent
 from harness.store import Run
@@ -24,11 +25,26 @@ def cpu_limits(
     run: Run, tasks: Sequence[Task], sandbox: Sandbox, *, wanted: Collection[str], progress: Progress = silent
 ) -> dict[str, float]:
     """CPU seconds by problem id, for those of the `wanted` problems that have tests and a gold solution."""
-    limits = run.manifest.limits
+    found = measured(tasks, sandbox, limits=run.manifest.limits, known=run.cpu_limits, wanted=wanted, progress=progress)
+    if found != run.cpu_limits:
+        run.write_cpu_limits(found)
+    return found
+
+
+def measured(
+    tasks: Sequence[Task],
+    sandbox: Sandbox,
+    *,
+    limits: Limits,
+    known: Mapping[str, float],
+    wanted: Collection[str],
+    progress: Progress = silent,
+) -> dict[str, float]:
+    """`known`, and the CPU seconds of those `wanted` problems that it lacks; empty where `limits` ask for none."""
     if not limits.gold_factor:
         return {}
     failed = []
-    found = dict(run.cpu_limits)
+    found = dict(known)
     for job, executions in sandbox.run(_gold_jobs(tasks, set(wanted) - found.keys())):
         seconds = limits.cpu_s
         if any(one.status != Status.passed for one in executions):
@@ -39,8 +55,6 @@ def cpu_limits(
     if failed:
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         progress.note(f"the gold solution fails its own tests: {', '.join(failed[:SHOWN])}{more} (harness selftest).")
-    if found != run.cpu_limits:
-        run.write_cpu_limits(found)
     return found
 
 

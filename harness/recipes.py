@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from harness import registry
+from harness import command, registry
 from harness.config import Where, read_yaml, typed
 from harness.errors import InputError, UnknownName
 from harness.types import Budget, Record
@@ -128,6 +128,30 @@ class OnPolicy(Record, frozen=True):
     lora: dict[str, Any] | None = None
 
 
+class External(Record, frozen=True):
+    """A command that trains in place of our trainers (`harness.external`); `improve` is not used then."""
+
+    command: str
+    """`{python} mine.py --base {base} --train {train} --out {out}`: `harness.command.PLACEHOLDERS` has the rest."""
+    args: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
+    """Put after the command, each as `--key value`; a recipe that starts from this one may change them one by one."""
+    data: Literal["rows", "problems"] = "rows"
+    """What {train} holds: the rows that were sampled and selected, or problems, for a command that samples by itself;
+    `select` is not used then."""
+    timeout_s: Positive = 86400.0
+    """Wall clock of one training."""
+    disk_gb: Positive = 200.0
+    """Most that {out} and the log may grow to."""
+    sampled_tokens: Count | None = None
+    """How many tokens the command may sample; it is told (`{budget}`), and a note says if it reports more."""
+    resumes: bool = False
+    """After an interruption the command finds {out} as it left it; else {out} is empty."""
+    shell: bool = False
+    """The command is for /bin/sh: pipes, variables. Values of placeholders are quoted."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """Further environment variables."""
+
+
 class Treatment(Record, frozen=True):
     """A training method as data."""
 
@@ -144,6 +168,13 @@ class Treatment(Record, frozen=True):
     improve: Improvement = Improvement()
     on_policy: OnPolicy | None = None
     """Given: each iteration is so many rounds of policy gradient; `select` and `improve` are not used."""
+    external: External | None = None
+    """Given: a command of yours trains."""
+
+    @property
+    def uses_rows(self) -> bool:
+        """Whether rows are sampled and selected before training; else the trainer samples by itself."""
+        return self.on_policy is None and (self.external is None or self.external.data == "rows")
 
 
 def recipe(source: str | Path | Mapping[str, Any]) -> Treatment:
@@ -191,14 +222,14 @@ def _raw(source: str | Path | Mapping[str, Any], seen: tuple[Path, ...]) -> tupl
         return _with_defaults(data), where
     is_file = isinstance(origin, str) and Path(origin).suffix in (".yaml", ".yml")
     before, where_before = _raw(folder / origin if is_file else origin, seen)
-    return _merged(before, data), lambda key: where(key) or where_before(key)
+    return merged(before, data), lambda key: where(key) or where_before(key)
 
 
 def _with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe that starts from no other: what says a part of `sample` keeps the treatment's default for the rest, and
     the default reward is written out, so that one who starts from this recipe adds to it."""
     standard = Treatment(name="")
-    data = _merged({"sample": msgspec.to_builtins(standard.sample)}, data)
+    data = merged({"sample": msgspec.to_builtins(standard.sample)}, data)
     reward = data.get("reward", {})
     if isinstance(reward, Mapping) and "terms" not in reward:
         data["reward"] = {**reward, "terms": dict(standard.reward.terms)}
@@ -228,12 +259,13 @@ def _inside(source: Mapping[str, Any]) -> Where:
     return where
 
 
-def _merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(before)
+def merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """`after` over `before`: mappings are merged key by key, anything else is replaced."""
+    both = dict(before)
     for key, value in after.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return both
 
 
 def _check_terms(reward: Reward) -> None:
@@ -255,18 +287,30 @@ def _contradictions(treatment: Treatment) -> Iterator[str]:
         yield "reward.terms is empty: name a term, or use the term constant"
     if math.isinf(select.beta):
         yield "select.beta is infinite, which weighs all rows alike: set select.weight to ones"
+    if treatment.external is not None:
+        yield from _external_contradictions(treatment, treatment.external)
     if on_policy is not None:
         if on_policy.advantage == "max_at_k" and on_policy.k > n:
             yield f"on_policy.k {on_policy.k} is more than sample.n {n}: max@k needs at least k completions"
         if treatment.source != "policy":
             yield f"source is {treatment.source!r} in an on-policy treatment: leave it out"
+    if not treatment.uses_rows:
         return
     if (treatment.source == "none") != (select.human == "only"):
         yield (
             f"source is {treatment.source!r} and select.human is {select.human!r}: none and only belong "
             "together, for training on the dataset's solutions alone"
         )
-    if (treatment.improve.loss == "dpo") != (select.pairs is not None):
+    if treatment.external is None and (treatment.improve.loss == "dpo") != (select.pairs is not None):
         yield "improve.loss dpo and select.pairs need each other: set both or neither"
     if select.pairs is not None and (select.threshold is None or select.human != "none"):
         yield "select.pairs needs a select.threshold between right and wrong, and no human rows"
+
+
+def _external_contradictions(treatment: Treatment, external: External) -> Iterator[str]:
+    for fault in command.faults(external.command, shell=external.shell):
+        yield f"external.command {fault}"
+    if treatment.on_policy is not None:
+        yield "external and on_policy both say how to train: leave one out"
+    elif external.data == "problems" and (treatment.source != "policy" or treatment.select != Selection()):
+        yield "external.data is problems, for a command that samples by itself: leave source and select out"

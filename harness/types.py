@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # numpy takes longer to import than all of ours, and `harness
 Floats: TypeAlias = "npt.NDArray[np.float64]"
 Key = tuple[str, int]
 """What names a completion inside a run: (problem id, index among that problem's completions)."""
+HELD_OUT = ("test", "transfer")
+"""Splits that are evaluated and never trained or selected on."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -242,14 +244,14 @@ class Trained(Record, frozen=True, omit_defaults=False):
 
     checkpoint: str
     """Folder of the weights, relative to the phase's."""
-    steps: int
-    """Optimiser steps that were taken."""
+    steps: int | None
+    """Optimiser steps that were taken. None, here and below: an external trainer did not say."""
     skipped_steps: int = 0
     """Steps that were not taken because the gradient was not finite."""
     rows: int = 0
-    trained_tokens: int = 0
+    trained_tokens: int | None = 0
     """Completion tokens that gave a gradient, every pass counted."""
-    sampled_tokens: int = 0
+    sampled_tokens: int | None = 0
     reward_calls: int = 0
     seconds: dict[str, float] = {}
     """Wall clock by part: sample, reward, train, save."""
