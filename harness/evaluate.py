@@ -27,7 +27,20 @@ from harness.grading.thinking import without_thinking
 from harness.progress import Progress, silent
 from harness.sandbox import open_sandbox
 from harness.store import Run, identity, open_run
-from harness.types import Budget, Completion, Execution, Job, Limits, Manifest, Problem, Results, Sampler, Sandbox, Task
+from harness.types import (
+    HELD_OUT,
+    Budget,
+    Completion,
+    Execution,
+    Job,
+    Limits,
+    Manifest,
+    Problem,
+    Results,
+    Sampler,
+    Sandbox,
+    Task,
+)
 
 TRAINING = "HARNESS_TRAINING"
 """Environment variable of processes that train: test problems cannot be loaded there."""
@@ -245,8 +258,9 @@ def _load_task(name: str, arguments: Mapping[str, Any]) -> Task:
         raise InputError(f"{name} gave a {type(task).__name__} where a harness.Task is wanted.")
     if not task.problems:
         raise InputError(f"the task {task.name} has no problems.")
-    if os.environ.get(TRAINING) and any(problem.split == "test" for problem in task.problems):
-        raise InputError(f"problems of {task.name} are of its test split: train on another one (split=train).")
+    held_out = {problem.split for problem in task.problems}.intersection(HELD_OUT)
+    if os.environ.get(TRAINING) and held_out:
+        raise InputError(f"problems of {task.name} are of its {held_out.pop()} split: train on another (split=train).")
     if "/" in task.name:
         raise InputError(f"the task {task.name!r} has a / in its name: choose another.")
     for problem in task.problems:

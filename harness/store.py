@@ -104,7 +104,7 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
             completions=completions,
             verdicts=verdicts,
             notices=notices,
-            cpu_limits=_read_cpu_limits(path / "limits.json"),
+            cpu_limits=read_cpu_limits(path / "limits.json"),
             _files={
                 name: stack.enter_context((path / f"{name}.jsonl").open("ab"))
                 for name in ("completions", "executions", "verdicts")
@@ -115,7 +115,8 @@ def open_run(path: Path, manifest: Manifest) -> Iterator[Run]:
             os.fsync(file.fileno())
 
 
-def _read_cpu_limits(path: Path) -> dict[str, float]:
+def read_cpu_limits(path: Path) -> dict[str, float]:
+    """CPU seconds by problem id, as limits.json of a run folder has them."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, float])
     except FileNotFoundError:
@@ -140,6 +141,15 @@ def lock(path: Path, *, proof: str = "manifest.json") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunMismatch(f"{path} is being written by another process: wait for it, or stop it.") from error
+        yield
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Waits until no other process is at the folder, which is made if there is none, and holds it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

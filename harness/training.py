@@ -1,4 +1,4 @@
-"""Training in a process of its own: `train` starts it and waits, `python -m harness.training FOLDER` is that process.
+"""Training in a process of its own: `train` starts it and waits, `main` is what that process does.
 
 The process ends with its memory, a crash of it leaves everything else standing, and it is not told about test
 problems: tasks refuse their test split where HARNESS_TRAINING is set. Status 75 says that it was told to stop and has
@@ -7,13 +7,8 @@ saved its state. Not handled: other machines.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from harness import processes
 from harness.errors import HarnessError, InputError, Interrupted
 from harness.evaluate import TRAINING, choose, evaluate, load_tasks
 from harness.progress import Progress
@@ -68,17 +64,7 @@ def train(
     }
     (out / "job.json").write_text(json.dumps(job))
     with (out / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness.training", str(out)],
-            env={**os.environ, TRAINING: "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:  # the terminal told the process, too: it saves its state
-            process.wait()
-            raise
+        status = processes.run("harness.training:main", str(out), output=log, environment={TRAINING: "1"})
     if status == INTERRUPTED:
         raise Interrupted(f"training in {out} was stopped and has saved its state: the same command goes on.")
     if status:
@@ -87,17 +73,17 @@ def train(
     return msgspec.json.decode((out / "trained.json").read_bytes(), type=Trained)
 
 
-def main(out: Path) -> None:
+def main(folder: str) -> None:
     """The training process."""
-    _end_with_parent()
+    out = Path(folder)
     job = json.loads((out / "job.json").read_bytes())
     trial = msgspec.convert(job["trial"], type=Trial)
     common: dict[str, Any] = {
-        "init": _folder(job["init"]),
+        "init": weights(job["init"]),
         "out": out,
         "seed": derived_seed(trial.seed, "train", job["iteration"]),
         "progress": Progress(note=lambda sentence: print(sentence, flush=True)),  # into log.txt
-        **{key: value for key, value in trial.model_args.items() if key in TRAINER_ARGS},
+        **trainer_args(trial),
     }
     recipe = trial.treatment
     if recipe.on_policy is not None:
@@ -108,6 +94,11 @@ def main(out: Path) -> None:
     importlib.import_module(f"harness.trainers.{name}").train(
         rows, improve=recipe.improve, validate=_validation(trial, job, out), **common
     )
+
+
+def trainer_args(trial: Trial) -> dict[str, Any]:
+    """Those of the sampler's arguments that say how a model is to be used."""
+    return {key: value for key, value in trial.model_args.items() if key in TRAINER_ARGS}
 
 
 def _on_policy(trial: Trial, job: dict[str, Any], common: dict[str, Any]) -> None:
@@ -122,7 +113,7 @@ def _on_policy(trial: Trial, job: dict[str, Any], common: dict[str, Any]) -> Non
             sample=trial.treatment.sample,
             reward=trial.treatment.reward,
             sandbox=sandbox,
-            reference=_folder(trial.base),
+            reference=weights(trial.base),
             **common,
         )
     finally:
@@ -159,21 +150,8 @@ def _validation(trial: Trial, job: dict[str, Any], out: Path) -> Any:
     return validate
 
 
-def _folder(pretrained: str) -> Path:
+def weights(pretrained: str) -> Path:
+    """The folder of a model that is named as the sampler's `pretrained`."""
     from harness.samplers.hf_model import resolve
 
     return resolve(pretrained, None)
-
-
-def _end_with_parent() -> None:
-    """If the parent is killed, this process is told to save and stop."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() == 1:
-        raise SystemExit(INTERRUPTED)
-
-
-if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except HarnessError as problem:
-        sys.exit(f"{problem}")

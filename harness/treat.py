@@ -16,44 +16,73 @@ from typing import Any
 
 import msgspec
 
+from harness.appraisal import appraise, encoded, graded, rewards
 from harness.errors import InputError, RunMismatch
 from harness.evaluate import evaluate
-from harness.grading.thinking import without_thinking
+from harness.external import improve
 from harness.progress import Progress, silent
-from harness.rewards import Graded, needs_all_tests, score
+from harness.retention import require_room, tidy, training_bytes
+from harness.rewards import needs_all_tests, score
 from harness.rows import accumulated, select
-from harness.store import lock, read_executions, read_run, write_atomically
-from harness.training import problems_of, train
+from harness.store import lock, read_run, turn, write_atomically
+from harness.training import problems_of, train, weights
 from harness.trials import Evaluated, TaskUse, Trial, derived_seed
-from harness.types import Completion, Problem, Results, Row, Task, Trained
+from harness.types import HELD_OUT, Problem, Row, Task, Trained
 
 
 def treat(
-    trial: Trial, out: Path, *, workers: int | None = None, tier: str = "auto", progress: Progress = silent
+    trial: Trial,
+    out: Path,
+    *,
+    shared: Path | None = None,
+    workers: int | None = None,
+    tier: str = "auto",
+    progress: Progress = silent,
 ) -> list[Evaluated]:
-    """The base model and the checkpoint of every iteration, evaluated; `out` holds all phases."""
+    """The base model and the checkpoint of every iteration, evaluated; `out` holds all phases.
+
+    Args:
+        trial: the treatment, the base model, the problems, the seed.
+        out: folder; one that the same trial began is gone on with.
+        shared: folder for what concerns the base model alone, its evaluation and what was sampled from it: trials of
+            one base model and one evaluation may share it, side by side.
+        workers: programs graded side by side; None: one per core.
+        tier: how programs are isolated.
+        progress: told what happens while it happens.
+    """
     with lock(out, proof="trial.json"):
         _agree(out / "trial.json", trial)
-        train_task = problems_of(trial.train)
-        _refuse_leaks(trial, train_task)
+        task = problems_of(trial.train)
+        _refuse_leaks(trial, task)
         grading: dict[str, Any] = {"workers": workers, "tier": tier, "progress": progress}
+        of_base = shared or out / "iteration_0"
+        base = evaluate_base(trial, of_base, **grading)
+        evaluated = [msgspec.structs.replace(base, rewards=rewards(trial, of_base))]
         checkpoint, rows = trial.base, list[Row]()
-        evaluated = [_evaluate(trial, checkpoint, out / "iteration_0", iteration=0, **grading)]
+        _tidy(trial, out, evaluated)
         for iteration in range(1, trial.treatment.iterations + 1):
             folder = out / f"iteration_{iteration}"
             started = time.monotonic()
-            if trial.treatment.on_policy is None:
-                kept = rows if trial.treatment.select.accumulate else []
-                rows = accumulated(kept, _rows(trial, train_task, checkpoint, folder, iteration=iteration, **grading))
+            sample = _sample(trial, checkpoint, folder, iteration=iteration, shared=shared, **grading)
+            rows = _rows(trial, task, sample, folder, iteration=iteration, earlier=rows)
+            seconds = {"sample": time.monotonic() - started}
             init = trial.base if trial.treatment.init == "base" else checkpoint
-            trained = train(trial, rows, folder / "train", init=init, iteration=iteration, workers=workers, tier=tier)
+            _require_room(trial, out, init, iteration)
+            trained = _improve(trial, rows, folder / "train", init=init, iteration=iteration, **grading)
             checkpoint = str(folder / "train" / trained.checkpoint)
-            progress.note(f"iteration {iteration}: trained in {time.monotonic() - started:.0f} s.")
-            evaluated.append(
-                _evaluate(trial, checkpoint, folder, iteration=iteration, trained=trained, n_rows=len(rows), **grading)
-            )
-    write_atomically(out / "trial_results.json", msgspec.json.encode(evaluated, order="sorted").decode() + "\n")
+            seconds["train"] = time.monotonic() - started - seconds["sample"]
+            made = _account(trial, iteration, checkpoint, trained, rows=rows, sample=sample, seconds=seconds)
+            evaluated.append(appraise(trial, made, folder, **grading))
+            _tidy(trial, out, evaluated)
+    write_atomically(out / "trial_results.json", encoded(evaluated))
     return evaluated
+
+
+def evaluate_base(trial: Trial, folder: Path, **grading: Any) -> Evaluated:
+    """The base model's account; trials that share `folder` wait for the first one to make it."""
+    made = Evaluated(iteration=0, checkpoint=trial.base, trained=None, rows=None, sampled_tokens=None)
+    with turn(folder):
+        return appraise(trial, made, folder, **grading)
 
 
 def _agree(path: Path, trial: Trial) -> None:
@@ -70,10 +99,12 @@ def _agree(path: Path, trial: Trial) -> None:
 
 def _refuse_leaks(trial: Trial, train_task: Task) -> None:
     """Test problems must not be trained or selected on."""
-    if any(problem.split == "test" for problem in train_task.problems):
-        raise InputError(
-            f"problems of {train_task.name} are of its test split: train on another one (split: train among its args)."
-        )
+    for problem in train_task.problems:
+        if problem.split in HELD_OUT:
+            raise InputError(
+                f"problems of {train_task.name} are of its {problem.split} split: train on another one (split: train "
+                "among its args)."
+            )
     known = {problem.id for problem in train_task.problems}
     if trial.validation is not None:
         known |= {problem.id for problem in problems_of(trial.validation).problems}
@@ -86,114 +117,126 @@ def _refuse_leaks(trial: Trial, train_task: Task) -> None:
             )
 
 
-def _evaluate(
-    trial: Trial,
-    checkpoint: str,
-    folder: Path,
-    *,
-    iteration: int,
-    trained: Trained | None = None,
-    n_rows: int | None = None,
-    **grading: Any,
-) -> Evaluated:
-    """Scores on every split of a checkpoint, each in a run folder of its own."""
-    plan, estimates = trial.evaluation, {}
-    train_use = msgspec.structs.replace(trial.train, limit=min(plan.train_limit, trial.train.limit or plan.train_limit))
-    for name, use in {"train": train_use, **plan.on}.items():
-        results = evaluate(
-            use.task,
+def _sample(
+    trial: Trial, policy: str, folder: Path, *, iteration: int, shared: Path | None, **grading: Any
+) -> Path | None:
+    """The run folder of the completions that rows are to be made of; None: the treatment samples none beforehand."""
+    recipe = trial.treatment
+    if recipe.source == "none" or not recipe.uses_rows:
+        return None
+    source = {"policy": policy, "base": trial.base}.get(recipe.source, recipe.source)
+    budget = msgspec.structs.replace(recipe.sample, seed=derived_seed(trial.seed, iteration))
+    all_tests = needs_all_tests(recipe.reward)
+    of_this_trial = recipe.source == "policy" and iteration > 1
+    sample = folder / "sample"
+    if shared is not None and not of_this_trial:
+        what = (
+            source,
+            msgspec.structs.replace(budget, n=None),
+            trial.train,
+            all_tests,
+        )  # more samples go on from fewer
+        sample = shared / f"sample_{derived_seed(trial.seed, iteration, *what):08x}"
+    if (folder / "rows.jsonl").is_file():
+        return sample
+    grading["progress"].note(f"iteration {iteration}: sampling.")
+    with turn(sample.parent / f".{sample.name}"):
+        evaluate(
+            trial.train.task,
             trial.model,
-            model_args={**trial.model_args, "pretrained": checkpoint},
-            task_args=use.args,
-            k=plan.k,
-            budget=plan.budget,
-            limit=use.limit,
-            output_path=folder / f"evaluation_{name}",
+            model_args={**trial.model_args, "pretrained": source},
+            task_args=trial.train.args,
+            budget=budget,
+            limit=trial.train.limit,
+            all_tests=all_tests,
+            output_path=sample,
             **grading,
         )
-        estimates[name] = _plain(results)
+    return sample
+
+
+def _rows(
+    trial: Trial, task: Task, sample: Path | None, folder: Path, *, iteration: int, earlier: Sequence[Row]
+) -> list[Row]:
+    """Training rows of one iteration: rewarded and selected, or read if that was done before."""
+    path, recipe = folder / "rows.jsonl", trial.treatment
+    kept = earlier if recipe.select.accumulate else []
+    if path.is_file():
+        return accumulated(kept, [msgspec.json.decode(line, type=Row) for line in path.read_bytes().splitlines()])
+    if not recipe.uses_rows:
+        return []
+    scored = score(graded(sample, task, n=recipe.sample.n), recipe.reward) if sample else []
+    human = {} if recipe.select.human == "none" else demonstrations(task, trial.train)
+    seed = derived_seed(trial.seed, iteration)
+    rows = select(scored, recipe.select, human=human, problems=task.problems, iteration=iteration, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
+    return accumulated(kept, rows)
+
+
+def _improve(trial: Trial, rows: Sequence[Row], out: Path, *, init: str, iteration: int, **grading: Any) -> Trained:
+    """New weights in `out`, by our trainers or by a command of the user's."""
+    grading["progress"].note(f"iteration {iteration}: training.")
+    if trial.treatment.external is not None:
+        return improve(trial, rows, out, init=init, iteration=iteration, **grading)
+    workers, tier = grading["workers"], grading["tier"]
+    return train(trial, rows, out, init=init, iteration=iteration, workers=workers, tier=tier)
+
+
+def _account(
+    trial: Trial,
+    iteration: int,
+    checkpoint: str,
+    trained: Trained,
+    *,
+    rows: Sequence[Row],
+    sample: Path | None,
+    seconds: dict[str, float],
+) -> Evaluated:
+    """What a checkpoint cost."""
+    n = trial.treatment.sample.n or 1
+    counts = [one.n_tokens for one in read_run(sample)[1] if one.index < n] if sample else []
+    known = [count for count in counts if count is not None]  # a sampler may not count them
+    inside = trained.sampled_tokens
     return Evaluated(
         iteration=iteration,
         checkpoint=checkpoint,
         trained=trained,
-        rows=n_rows,
-        sampled_tokens=_sampled_tokens(folder / "sample", trained),
-        estimates=estimates,
+        rows=len(rows) if trial.treatment.uses_rows else None,
+        sampled_tokens=None if inside is None or len(known) < len(counts) else inside + sum(known),
+        reward_calls=trained.reward_calls + len(counts),
+        seconds=seconds,
     )
 
 
-def _sampled_tokens(sample: Path, trained: Trained | None) -> int | None:
-    """Tokens that were sampled to train; None where a sampler doesn't count them."""
-    inside = trained.sampled_tokens if trained else 0
-    if not sample.is_dir():
-        return inside
-    counts = [completion.n_tokens for completion in read_run(sample)[1]]
-    known = [count for count in counts if count is not None]
-    return inside + sum(known) if len(known) == len(counts) else None
+def _require_room(trial: Trial, out: Path, init: str, iteration: int) -> None:
+    limit = None if trial.disk_gb is None else int(trial.disk_gb * 1e9)
+    needed = training_bytes(weights(init), trial.treatment)
+    require_room(out, needed, limit=limit, what=f"training of iteration {iteration}")
 
 
-def _plain(results: Results) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = msgspec.to_builtins(results.estimates)
-    return found
+def _tidy(trial: Trial, out: Path, evaluated: Sequence[Evaluated]) -> None:
+    """Removes weights that nothing needs any more."""
+    scores = {each.iteration: _validation_score(each) for each in evaluated} if trial.keep == "best" else {}
+    tidy(out, keep=trial.keep, iterations=trial.treatment.iterations, scores=scores)
 
 
-def _rows(trial: Trial, task: Task, policy: str, folder: Path, *, iteration: int, **grading: Any) -> list[Row]:
-    """Training rows of one iteration: sampled, rewarded and selected, or read if that was done before."""
-    path, recipe = folder / "rows.jsonl", trial.treatment
-    if path.is_file():
-        return [msgspec.json.decode(line, type=Row) for line in path.read_bytes().splitlines()]
-    seed = derived_seed(trial.seed, iteration)
-    scored = []
-    if recipe.source != "none":
-        sampler = {"policy": policy, "base": trial.base}.get(recipe.source, recipe.source)
-        evaluate(
-            trial.train.task,
-            trial.model,
-            model_args={**trial.model_args, "pretrained": sampler},
-            task_args=trial.train.args,
-            budget=msgspec.structs.replace(recipe.sample, seed=seed),
-            limit=trial.train.limit,
-            all_tests=needs_all_tests(recipe.reward),
-            output_path=folder / "sample",
-            **grading,
-        )
-        scored = score(graded(folder / "sample", task), recipe.reward)
-    human = {} if recipe.select.human == "none" else demonstrations(task, trial.train)
-    rows = select(scored, recipe.select, human=human, problems=task.problems, iteration=iteration, seed=seed)
-    write_atomically(path, "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
-    return rows
-
-
-def graded(run: Path, task: Task) -> list[Graded]:
-    """Every graded completion of a run folder, with what was extracted from it and how its programs ended."""
-    made, completions, verdicts = read_run(run)
-    problem_of = {problem.id: problem for problem in task.problems}
-    verdict_of = {(verdict.problem_id, verdict.index): verdict for verdict in verdicts}
-    executions = read_executions(run)
-
-    def extracted(raw: Completion) -> Completion:
-        """With its whole text: thinking is not read for an answer, and is trained on."""
-        visible = without_thinking(raw, made.think_tags)
-        return msgspec.structs.replace(task.extract(problem_of[raw.problem_id], visible), text=raw.text)
-
-    return [
-        Graded(
-            problem=problem_of[raw.problem_id],
-            completion=extracted(raw),
-            verdict=verdict_of[raw.problem_id, raw.index],
-            executions=executions.get((raw.problem_id, raw.index), ()),
-        )
-        for raw in completions
-        if (raw.problem_id, raw.index) in verdict_of
-    ]
+def _validation_score(evaluated: Evaluated) -> float:
+    (metrics,) = evaluated.estimates["validation"].values()
+    return float(metrics["pass@1"]["value"])
 
 
 def demonstrations(task: Task, use: TaskUse) -> dict[str, str]:
-    """The dataset's own solution of every problem that has one, as a model is to write it after the prompt."""
+    """A person's solution of every problem that has one, as a model is to write it after the prompt.
+
+    That is `meta["demonstration"]`, which may be wrong, where a task tells it from the dataset's right solution.
+    """
     found = {}
     for problem in task.problems:
         gold = task.gold(problem)
-        if gold is not None:
+        if "demonstration" in problem.meta:
+            found[problem.id] = str(problem.meta["demonstration"])
+        elif gold is not None:
             found[problem.id] = _after_prompt(problem, gold.text)
     if not found:
         raise InputError(f"the task {use.task} has no solutions of its own: set select.human to none.")

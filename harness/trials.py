@@ -23,6 +23,7 @@ from harness.config import read_yaml, typed
 from harness.controls import control
 from harness.errors import InputError
 from harness.recipes import Treatment, recipe
+from harness.retention import Keep
 from harness.types import Budget, Record, Trained
 
 
@@ -43,6 +44,8 @@ class Evaluation(Record, frozen=True):
     k: tuple[int, ...] = (1,)
     train_limit: int = 200
     """Training problems that are evaluated for the gap to test."""
+    drift: int = 256
+    """Completions on which the divergence from the base model is measured; 0: it isn't."""
 
 
 class Trial(Record, frozen=True):
@@ -62,6 +65,10 @@ class Trial(Record, frozen=True):
     """The sampler of every phase but those inside a trainer."""
     model_args: dict[str, Any] = msgspec.field(default_factory=dict)
     """Its arguments but `pretrained`: dtype, apply_chat_template, ..."""
+    keep: Keep = "all"
+    """Whose weights stay (`harness.retention`): those of all iterations, the last, or the best on validation."""
+    disk_gb: float | None = None
+    """Most that the trial's folder may hold; None: what the disk has."""
 
 
 class Evaluated(Record, frozen=True, omit_defaults=False):
@@ -73,8 +80,19 @@ class Evaluated(Record, frozen=True, omit_defaults=False):
     rows: int | None
     sampled_tokens: int | None
     """Sampled in order to train; evaluation is not in it."""
-    estimates: dict[str, dict[str, dict[str, Any]]]
+    estimates: dict[str, dict[str, dict[str, Any]]] = msgspec.field(default_factory=dict)
     """By evaluation's name, task and metric, as in results.json."""
+    reward_calls: int = 0
+    """Completions that were rewarded in order to train."""
+    rewards: dict[str, dict[str, float | None]] = msgspec.field(default_factory=dict)
+    """Mean over completions of the treatment's reward ("reward") and of each of its terms, by evaluation's name."""
+    distinct: dict[str, float | None] = msgspec.field(default_factory=dict)
+    """Distinct correct solutions that a problem has, by evaluation's name (`harness.distinct`)."""
+    drift: dict[str, float | None] = msgspec.field(default_factory=dict)
+    """How far the policy went (`trainers/drift.py`): "kl_to_base" in nats per completion, "kl_per_token" and "entropy"
+    in nats per token, "tokens" per completion."""
+    seconds: dict[str, float] = msgspec.field(default_factory=dict)
+    """Wall clock by phase: sample, train, evaluate."""
 
 
 def derived_seed(seed: int, *names: object) -> int:
@@ -103,6 +121,8 @@ def trial(path: Path, *, seed: int | None = None) -> Trial:
     made = typed(data, Trial, where)
     if not made.evaluation.on:
         raise InputError(f"{path} evaluates on no problems but those of training: add evaluation.on.test.")
-    if treatment.improve.until == "validation" and treatment.on_policy is None and made.validation is None:
+    if treatment.improve.until == "validation" and treatment.uses_rows and made.validation is None:
         raise InputError(f"{path}: {treatment.name} stops by validation, so it needs validation problems.")
+    if made.keep == "best" and made.validation is None:
+        raise InputError(f"{path} keeps the best checkpoint (keep: best), so it needs validation problems.")
     return made

@@ -2,10 +2,8 @@
 
 import importlib.util
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -52,14 +50,16 @@ def written(folder: Path, base: Path, treatment: object = "rft", **more: object)
     return path
 
 
-def run(path: Path, out: Path) -> list[dict[str, object]]:
-    subprocess.run(command(path, out), check=True, capture_output=True, text=True)
+def run(path: Path, out: Path, *, by_command: bool = False) -> list[dict[str, object]]:
+    if by_command:
+        command = [sys.executable, "-m", "harness", "train", str(path), "--output_path", str(out)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    else:
+        from harness.treat import treat
+
+        treat(trial(path), out)
     found: list[dict[str, object]] = json.loads((out / "trial_results.json").read_text())
     return found
-
-
-def command(path: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "harness", "train", str(path), "--output_path", str(out)]
 
 
 def score(evaluated: dict[str, object], on: str = "test") -> float:
@@ -81,48 +81,13 @@ def test_rft_raises_the_score_and_its_placebo_does_not(tmp_path: Path, base: Pat
 
 
 @pytest.mark.slow
-def test_a_trial_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, base: Path) -> None:
-    rest_em = {**RFT, "recipe": "rest_em", "iterations": 2, "improve": {**IMPROVE, "until": "epochs"}}
-    path = written(tmp_path, base, rest_em)
-    whole = run(path, tmp_path / "whole")
-    for seconds in (6, 12, 9, 15):
-        with subprocess.Popen(
-            command(path, tmp_path / "killed"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as each:
-            time.sleep(seconds)
-            each.send_signal(signal.SIGKILL)
-    time.sleep(1)  # an orphaned trainer saves its state and ends
-    killed = run(path, tmp_path / "killed")
-    for iteration in (1, 2):
-        weights = [
-            (tmp_path / name / f"iteration_{iteration}" / "train" / "checkpoint" / "model.safetensors").read_bytes()
-            for name in ("whole", "killed")
-        ]
-        assert weights[0] == weights[1]
-    assert [score(each) for each in killed] == [score(each) for each in whole]
-
-
-@pytest.mark.slow
-def test_rft_is_rest_em_with_one_iteration(tmp_path: Path, base: Path) -> None:
-    same = {key: value for key, value in RFT.items() if key != "recipe"}
-    same["select"] = {**RFT["select"], "cap": 10}  # type: ignore[dict-item]
-    same["improve"] = {**IMPROVE, "until": "epochs"}
-    for name in ("rft", "rest_em"):
-        run(written(tmp_path, base, {**same, "recipe": name, "iterations": 1}), tmp_path / name)
-    rft, rest_em = (tmp_path / name / "iteration_1" for name in ("rft", "rest_em"))
-    assert (rft / "rows.jsonl").read_bytes() == (rest_em / "rows.jsonl").read_bytes()
-    weights = "train/checkpoint/model.safetensors"
-    assert (rft / weights).read_bytes() == (rest_em / weights).read_bytes()
-
-
-@pytest.mark.slow
 def test_grpo_raises_the_score(tmp_path: Path, base: Path) -> None:
     grpo = {
         "recipe": "grpo",
         "sample": {"n": 8, "temperature": 1.0, "max_tokens": 6},
         "on_policy": {"rounds": 15, "problems": 24, "learning_rate": 1e-3, "mask_truncated": False},
     }
-    results = run(written(tmp_path, base, grpo), tmp_path / "grpo")
+    results = run(written(tmp_path, base, grpo), tmp_path / "grpo", by_command=True)
     assert score(results[1], "train") > score(results[0], "train") + 0.2
     assert results[1]["sampled_tokens"] == results[1]["trained"]["sampled_tokens"] > 0  # type: ignore[index]
 

@@ -9,7 +9,8 @@ Objective: the expected reward of completions y of problems x (or the expected b
 
 A round: `problems` problems get `sample.n` completions each by the model as it is now, these are graded and rewarded
 (`rollouts.py`), rewards become advantages (`advantages.py`), and `updates` passes over them minimise the loss of
-`losses.py`, one optimiser step for every `batch_rows` completions. `train` is the whole of it; `on_policy.py` has what
+`losses.py`, one optimiser step for every `batch_rows` completions. With `kl_in_reward` the divergence is taken off the
+rewards, as in RLOO's paper, else it is a term of the loss. `train` is the whole of it; `on_policy.py` has what
 follows from the settings, `ledger.py` the account, `reference.py` what other models say.
 
 Defaults, and why: the mean over all tokens (dapo), since the mean in each completion favours short right answers and
@@ -27,7 +28,7 @@ steps per round the old log-probabilities are the trainer's, at the price of one
 Resumes: the state (weights, optimiser, place) is saved every `save_every` rounds, and each round's completions as soon
 as they are rewarded, so that after a kill at any moment the same call ends with the same weights, to the bit on a CPU.
 
-Not handled: a critic (PPO), dynamic sampling, entropy bonuses, other samplers than transformers', several devices.
+Not handled: a critic (PPO), dynamic sampling, other samplers than transformers', several devices.
 """
 
 from __future__ import annotations
@@ -45,17 +46,26 @@ from harness.progress import Progress, silent
 from harness.recipes import OnPolicy, Reward
 from harness.samplers import hf_model
 from harness.trainers import phase, rollouts
-from harness.trainers.batches import Batch, TokenRow, count, micro_batches
+from harness.trainers.batches import TokenRow, count, micro_batches
 from harness.trainers.ledger import Ledger, account, close_round, count_step, restored, rewards_of, save
 from harness.trainers.lm import LM, autocast, must_recompute, open_model, pass_tokens, recompute, save_checkpoint
 from harness.trainers.logprobs import completion_logprobs
 from harness.trainers.losses import PolicyLoss, Stats, normaliser, policy_loss, summarise
-from harness.trainers.mismatch import importance_weights, summarise_mismatch
-from harness.trainers.on_policy import advantages_of, checked, identity, optim, steps_of, steps_per_round
+from harness.trainers.mismatch import correction, summarise_mismatch
+from harness.trainers.on_policy import (
+    advantages_of,
+    checked,
+    identity,
+    optim,
+    penalised,
+    steps_of,
+    steps_per_round,
+    token_row,
+)
 from harness.trainers.optim import adamw, optimiser_step
 from harness.trainers.reference import Opener, frozen, logprobs_of
 from harness.trainers.rollouts import Rollout, Round
-from harness.types import Budget, Problem, Sandbox, Task, Trained
+from harness.types import Budget, Limits, Problem, Sandbox, Task, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,7 @@ class Run:
     reward: Reward
     seed: int
     sandbox: Sandbox | None
+    limits: Limits
     ledger: Ledger
     clock: phase.Clock
     check: Callable[[], None]
@@ -91,6 +102,7 @@ def train(
     reward: Reward,
     seed: int,
     sandbox: Sandbox | None = None,
+    limits: Limits = Limits(),
     reference: Path | None = None,
     device: str | None = None,
     dtype: str = "auto",
@@ -109,6 +121,7 @@ def train(
         reward: terms and weights.
         seed: for the order of problems and rows, the draws, dropout and a new adapter.
         sandbox: runs programs; None where no problem has tests.
+        limits: what the sandbox allows a program; a problem with a gold solution has less (`harness.gold`).
         reference: folder of the model to stay close to, where the loss has beta; None: `init`.
         device: as for `lm.open_model`, and so are the next three.
         dtype: of passes through the model.
@@ -169,6 +182,7 @@ def train(
                 reward=reward,
                 seed=seed,
                 sandbox=sandbox,
+                limits=limits,
                 ledger=ledger,
                 clock=phase.Clock(ledger.seconds),
                 check=check,
@@ -211,7 +225,7 @@ def completions(run: Run, problems: Sequence[Problem]) -> Round:
         made = rollouts.roll_out(
             run.lm,
             run.task,
-            problems,
+            rollouts.timed(problems, run.task, run.sandbox, limits=run.limits, out=run.out, progress=run.progress),
             budget=rollouts.budget_of(run.sample, run.seed, ledger.round),
             reward=run.reward,
             sandbox=run.sandbox,
@@ -242,7 +256,8 @@ def completions(run: Run, problems: Sequence[Problem]) -> Round:
 def learn(run: Run, made: Sequence[Rollout]) -> None:
     """The optimiser steps of this round that are not done yet."""
     settings = run.settings
-    advantages = advantages_of(rewards_of(made, run.sample.n or 1), settings).ravel().tolist()
+    reward_PG = penalised(rewards_of(made, run.sample.n or 1), made, run.loss)
+    advantages = advantages_of(reward_PG, settings).ravel().tolist()
     several = steps_per_round(settings, run.sample) > 1
     rows = [
         token_row(one, advantage, masked=settings.mask_truncated and one.truncated, old=several)
@@ -281,10 +296,13 @@ def step(run: Run, rows: Sequence[TokenRow]) -> None:
         run.check()
         batch = each.to(lm.device)
         with autocast(lm):
-            logprobs_BT = completion_logprobs(lm.model, batch, temperature=temperature, head=lm.head).logprobs_BT
-        weights = correction(logprobs_BT.detach(), batch, mismatch, first=ledger.step == 0, exact=exact(lm))
+            scores = completion_logprobs(
+                lm.model, batch, temperature=temperature, head=lm.head, entropy=run.loss.entropy != 0
+            )
+        drew_BT = scores.logprobs_BT.detach()
+        weights = correction(drew_BT, batch, mismatch, first=ledger.step == 0, exact=exact(lm))
         loss, sums = policy_loss(
-            logprobs_BT,
+            scores.logprobs_BT,
             batch.mask_BT,
             advantages=batch.weights_B,
             normaliser=z,
@@ -292,6 +310,7 @@ def step(run: Run, rows: Sequence[TokenRow]) -> None:
             old_logprobs_BT=batch.old_logprobs_BT,
             reference_logprobs_BT=batch.reference_logprobs_BT,
             weights=weights,
+            entropy_BT=scores.entropy_BT,
         )
         loss.backward()
         losses.append(loss.detach())
@@ -311,35 +330,6 @@ def step(run: Run, rows: Sequence[TokenRow]) -> None:
         **summarise(stats),
     }
     count_step(ledger, done, sum(len(batch.rows) for batch in batches), figures)
-
-
-def correction(logprobs_BT: Tensor, batch: Batch, mismatch: list[Stats], *, first: bool, exact: bool) -> Tensor | None:
-    """Weights for what the sampler computed otherwise than the trainer; adds the difference to `mismatch`.
-
-    What drew has the trainer's old log-probabilities where there are any, else those of a round's first step.
-    """
-    assert batch.sampler_logprobs_BT is not None
-    if exact and not first:
-        return None  # the old log-probabilities are the sampler's
-    drew_BT = logprobs_BT if exact or batch.old_logprobs_BT is None else batch.old_logprobs_BT
-    mode = "none" if exact else "token_truncate"
-    weights: Tensor | None
-    weights, sums = importance_weights(drew_BT, batch.sampler_logprobs_BT, batch.mask_BT, mode=mode)
-    mismatch.append(sums)
-    return weights
-
-
-def token_row(one: Rollout, advantage: float, *, masked: bool = False, old: bool = False) -> TokenRow:
-    """A completion as the loss takes it; `old`: the weights will have moved since it was drawn."""
-    return TokenRow(
-        prompt_ids=one.prompt_ids,
-        completion_ids=one.ids,
-        weight=advantage,
-        mask=[False] * len(one.ids) if masked else None,
-        old_logprobs=(one.old_logprobs or one.logprobs) if old else None,
-        sampler_logprobs=one.logprobs,
-        reference_logprobs=one.reference_logprobs,
-    )
 
 
 def exact(lm: LM) -> bool:

@@ -73,7 +73,7 @@ class Scores:
 
     logprobs_BT: Tensor
     entropy_BT: Tensor | None
-    """In nats, at the same temperature, without gradient; None unless asked for."""
+    """In nats, at the same temperature; None unless asked for."""
 
 
 def completion_logprobs(
@@ -95,7 +95,7 @@ def completion_logprobs(
         head: from `find_head(model)`: find it once. None: let the model compute the logits.
         chunk: hidden states per chunk, where `logit_bytes` does not hold the logits of all.
         logit_bytes: memory for logits.
-        entropy: also the entropy of each distribution.
+        entropy: also the entropy of each distribution, which takes as much memory again.
 
     Returns:
         (B, T) tensors in float32; gradients reach the model.
@@ -119,6 +119,31 @@ def completion_logprobs(
         logprobs_BT=zero_BT.index_put((row_N, step_N), logprob_N),
         entropy_BT=None if entropy_N is None else zero_BT.index_put((row_N, step_N), entropy_N),
     )
+
+
+@torch.no_grad()
+def log_distributions(
+    model: nn.Module, batch: Batch, *, head: Head | None = None, logit_bytes: int = LOGIT_BYTES
+) -> Iterator[Tensor]:
+    """The whole log-distribution, at temperature 1, at each place of `batch` that counts: (n, V) float32 at a time.
+
+    Places are in the order of `batch.mask_BT.nonzero()`. The model is run before this returns. -inf is the least number
+    that float32 has, so that 0 times it is 0.
+    """
+    row_N, step_N = batch.mask_BT.nonzero(as_tuple=True)
+    place_N = batch.prompt_lengths_B[row_N] + step_N - 1
+    # logits (N, V), or what the head makes them of (N, D)
+    states_NX = _hidden(model, batch)[row_N, place_N] if head else _model_logits(model, batch, row_N, place_N)
+    weight = head.weight() if head else None
+    n_vocab = int(_unwrapped(model).config.get_text_config().vocab_size)
+    size = max(1, logit_bytes // (4 * 4 * n_vocab))
+
+    @torch.no_grad()
+    def log_softmax(states: Tensor) -> Tensor:
+        logits = head.logits(states, weight) if head else states
+        return logits.log_softmax(-1).clamp(min=torch.finfo(logits.dtype).min)
+
+    return (log_softmax(states) for states in torch.split(states_NX, size))
 
 
 @torch.no_grad()
@@ -202,7 +227,7 @@ def _score(
 
     n_vocab = int(getattr(head.layer, "out_features", 0)) or int(head.logits(hidden_ND[:1], weight).shape[-1])
     # logits, their softmax and its gradient are alive at a time
-    if 3 * 4 * len(token_N) * n_vocab <= logit_bytes or len(token_N) <= 1:
+    if (6 if entropy else 3) * 4 * len(token_N) * n_vocab <= logit_bytes or len(token_N) <= 1:
         return score(hidden_ND, token_N)
     pieces = []
     for hidden, token in zip(torch.split(hidden_ND, chunk), torch.split(token_N, chunk), strict=True):
@@ -218,10 +243,9 @@ def _score_logits(logits_NV: Tensor, token_N: Tensor, entropy: bool) -> tuple[Te
     logprob_N = -functional.cross_entropy(logits_NV, token_N, reduction="none")
     if not entropy:
         return logprob_N, None
-    with torch.no_grad():
-        log_p_NV = logits_NV.log_softmax(-1)
-        # a token with probability 0 adds 0, where 0 x -inf would be NaN
-        entropy_N = -(log_p_NV.exp() * log_p_NV.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+    log_p_NV = logits_NV.log_softmax(-1)
+    # a token with probability 0 adds 0, where 0 x -inf would be NaN
+    entropy_N = -(log_p_NV.exp() * log_p_NV.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
     return logprob_N, entropy_N
 
 

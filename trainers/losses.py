@@ -3,7 +3,7 @@
 Per token t of completion i, with l the log-probability of the token now, l_old when it was drawn, A the advantage, m
 the mask and rho the importance ratio exp(l - l_old):
 
-    loss = (1/Z) sum_it m_it ( w_it x_it + beta kl_it )
+    loss = (1/Z) sum_it m_it ( w_it x_it + beta kl_it - gamma H_it )
 
     clip        x = -min(rho A, clip(rho, 1 - low, 1 + high) A)         PPO, arXiv 1707.06347; GRPO, arXiv 2402.03300
     cispo       x = -stopgrad(min(rho, high)) A l                       MiniMax-M1, arXiv 2506.13585
@@ -23,16 +23,18 @@ the mask and rho the importance ratio exp(l - l_old):
 Z is passed in (`normaliser`), so the losses of micro-batches sum to the loss of the batch, whatever the grouping and
 also when rows without advantage are left out. bnpo is the exception, by definition: it is there to compare with TRL.
 
-Defaults: dapo with clipping 0.2 / 0.28 and no KL term, which is what most published runs of 2025 and 2026 use.
-Deviations from TRL 1.16, whose numbers these are otherwise: the log-ratio is bounded to +-20, where its exponential
-would turn a gradient of 0 into NaN; cispo has its own bound (5, ScaleRL, arXiv 2510.13786) in place of `clip_high`; a
-completion without unmasked tokens adds 0 to rloo, where TRL adds -A to the value (and nothing to the gradient).
+Defaults: dapo with clipping 0.2 / 0.28, no KL term and no entropy bonus (beta = gamma = 0): what most published runs of
+2025 and 2026 use. Deviations from TRL 1.16, whose numbers these are otherwise: the log-ratio is bounded to +-20, where
+its exponential would turn a gradient of 0 into NaN; cispo has its own bound (5, ScaleRL, arXiv 2510.13786) in place of
+`clip_high`; a completion without unmasked tokens adds 0 to rloo, where TRL adds -A to the value (and nothing to the
+gradient); the entropy bonus has the loss's own Z, where TRL's is a mean over tokens for every type.
 
-Not handled: entropy bonuses, soft clipping (SAPO, VESPO), a critic. `mismatch.py` makes the weights w.
+Not handled: soft clipping (SAPO, VESPO), a critic. `mismatch.py` makes the weights w.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -92,11 +94,16 @@ class PolicyLoss:
     cispo_max: float = 5.0
     """cispo: the largest weight of a token."""
     beta: float = 0.0
-    """Weight of the KL divergence from the reference model, in the loss."""
+    """Weight of the KL divergence from the reference model."""
     kl: str = "k3"
     """Its estimate: see `kl_terms`."""
     kl_bias_correction: bool = True
     """Multiply the estimate by the ratio, so that the gradient of k3 is that of the reverse KL divergence."""
+    kl_in_reward: bool = False
+    """Take beta times the divergence off each completion's reward instead of adding it to the loss: k1, summed over its
+    tokens, when it was drawn (RLOO). The two fields above are not used then."""
+    entropy: float = 0.0
+    """gamma: the weight of the entropy of each token's distribution, which the loss then rewards."""
 
     def __post_init__(self) -> None:
         for what, name, known in (
@@ -111,6 +118,8 @@ class PolicyLoss:
                 f"clip_low {self.clip_low} must be in [0, 1], clip_high {self.clip_high} and beta {self.beta} from 0, "
                 f"cispo_max {self.cispo_max} above 0."
             )
+        if not math.isfinite(self.entropy):
+            raise InputError(f"entropy {self.entropy}: the weight of the entropy bonus must be a number, 0 for none.")
         if self.delta is not None and self.delta <= 1 + self.clip_high:
             raise InputError(f"delta {self.delta} must be above 1 + clip_high = {1 + self.clip_high}: leave it out.")
 
@@ -123,7 +132,7 @@ class PolicyLoss:
     @property
     def may_skip(self) -> bool:
         """Whether a completion with advantage 0 has no gradient at all, and need not be run."""
-        return self.beta == 0
+        return (self.beta == 0 or self.kl_in_reward) and self.entropy == 0
 
 
 def normaliser(
@@ -169,6 +178,7 @@ def policy_loss(
     old_logprobs_BT: Tensor | None = None,
     reference_logprobs_BT: Tensor | None = None,
     weights: Tensor | None = None,
+    entropy_BT: Tensor | None = None,
 ) -> tuple[Tensor, Stats]:
     """The loss of one micro-batch, to be summed with those of the others, and its statistics.
 
@@ -179,11 +189,12 @@ def policy_loss(
         normaliser: Z, from `normaliser`.
         config: the type and its settings.
         old_logprobs_BT: (B, T) when the completions were drawn; None: now, so that every ratio is 1.
-        reference_logprobs_BT: (B, T) under the reference model; needed if beta is not 0.
+        reference_logprobs_BT: (B, T) under the reference model; needed if beta is not 0 and in the loss.
         weights: (B, T) or (B, 1) for the sampler's mismatch, from `mismatch.importance_weights`.
+        entropy_BT: (B, T) with gradient; needed for an entropy bonus.
 
     Raises:
-        InputError: beta without reference log-probabilities.
+        InputError: beta without reference log-probabilities, an entropy bonus without entropies.
     """
     mask_BT = mask_BT.bool()
     advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages  # (B, 1) or (B, T)
@@ -194,7 +205,7 @@ def policy_loss(
     if weights is not None:
         loss_BT = loss_BT * weights
     stats = _ratio_stats(ratio.detach(), advantages, mask_BT, config)
-    if config.beta:
+    if config.beta and not config.kl_in_reward:
         if reference_logprobs_BT is None:
             raise InputError("beta is not 0 and there are no reference log-probabilities: pass reference_logprobs_BT.")
         kl_BT = kl_terms(_difference(logprobs_BT, reference_logprobs_BT, mask_BT), config.kl)
@@ -202,6 +213,12 @@ def policy_loss(
             kl_BT = kl_BT * ratio
         stats["kl"] = (kl_BT.detach() * mask_BT).sum()
         loss_BT = loss_BT + config.beta * kl_BT
+    if config.entropy:
+        if entropy_BT is None:
+            raise InputError("entropy is not 0 and there are no entropies: pass entropy_BT.")
+        entropy_BT = entropy_BT.masked_fill(~mask_BT, 0.0)
+        stats["full_entropy"] = entropy_BT.detach().sum()
+        loss_BT = loss_BT - config.entropy * entropy_BT
     return _aggregate(loss_BT, mask_BT, config.kind.average) / normaliser, stats
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UnknownName
+from harness.trainers.batches import Batch
 from harness.trainers.losses import MAX_LOG_RATIO, Stats
 
 MODES = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
@@ -83,6 +84,22 @@ def importance_weights(
         "clipped": (outside & counts).sum(),
     }
     return (None if mode == "none" else cut), stats
+
+
+def correction(logprobs_BT: Tensor, batch: Batch, mismatch: list[Stats], *, first: bool, exact: bool) -> Tensor | None:
+    """Weights for what the sampler computed otherwise than the trainer; adds the difference to `mismatch`.
+
+    What drew has the trainer's old log-probabilities where there are any, else those of a round's first step.
+    """
+    assert batch.sampler_logprobs_BT is not None
+    if exact and not first:
+        return None  # the old log-probabilities are the sampler's
+    drew_BT = logprobs_BT if exact or batch.old_logprobs_BT is None else batch.old_logprobs_BT
+    mode = "none" if exact else "token_truncate"
+    weights: Tensor | None
+    weights, sums = importance_weights(drew_BT, batch.sampler_logprobs_BT, batch.mask_BT, mode=mode)
+    mismatch.append(sums)
+    return weights
 
 
 def summarise_mismatch(stats: Iterable[Stats]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""What follows from the settings of an on-policy training: the loss, the advantages, which rows form a step, a hash.
+"""What follows from the settings of an on-policy training: the loss, the advantages, the rows of a step, a hash.
 
 `checked` gives the loss, or the error that says what does not go together. All are pure functions.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from harness.errors import InputError, UnknownName
 from harness.recipes import OnPolicy, Reward
 from harness.samplers import hf_model
 from harness.trainers.advantages import group_advantages, leave_one_out, max_at_k_advantages
+from harness.trainers.batches import TokenRow
 from harness.trainers.losses import PolicyLoss
 from harness.trainers.optim import Optim
+from harness.trainers.rollouts import Rollout
 from harness.types import Budget, Floats, Task
 
 
@@ -71,6 +74,28 @@ def advantages_of(reward_PG: Floats, settings: OnPolicy) -> Floats:
     else:
         advantage_PG = group_advantages(reward_PG, scale=settings.scale)
     return advantage_PG
+
+
+def penalised(reward_PG: Floats, made: Sequence[Rollout], loss: PolicyLoss) -> Floats:
+    """Rewards less beta times each completion's log p - log p_ref, where the loss wants it there. Both (P, G)."""
+    if not (loss.beta and loss.kl_in_reward):
+        return reward_PG
+    kl = [sum(one.old_logprobs or one.logprobs) - sum(one.reference_logprobs or ()) for one in made]
+    less_PG: Floats = reward_PG - loss.beta * np.array(kl).reshape(reward_PG.shape)
+    return less_PG
+
+
+def token_row(one: Rollout, advantage: float, *, masked: bool = False, old: bool = False) -> TokenRow:
+    """A completion as the loss takes it; `old`: the weights will have moved since it was drawn."""
+    return TokenRow(
+        prompt_ids=one.prompt_ids,
+        completion_ids=one.ids,
+        weight=advantage,
+        mask=[False] * len(one.ids) if masked else None,
+        old_logprobs=(one.old_logprobs or one.logprobs) if old else None,
+        sampler_logprobs=one.logprobs,
+        reference_logprobs=one.reference_logprobs,
+    )
 
 
 def steps_of(n_rows: int, settings: OnPolicy, seed: int, number: int) -> list[list[int]]:

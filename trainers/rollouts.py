@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from harness import gold
 from harness.ahead import ahead
 from harness.errors import HarnessError
 from harness.grading.thinking import TAGS, without_thinking
@@ -32,8 +34,9 @@ from harness.recipes import Reward
 from harness.rewards import Graded, score
 from harness.samplers import hf_model, prompting
 from harness.samplers.hf_decode import Row, decode
+from harness.store import read_cpu_limits, write_atomically
 from harness.trainers.lm import LM, autocast
-from harness.types import Budget, Completion, Execution, Form, Job, Key, Problem, Record, Sandbox, Task
+from harness.types import Budget, Completion, Execution, Form, Job, Key, Limits, Problem, Record, Sandbox, Task
 
 MOST_AHEAD = 1024
 """Completions that wait to be graded before the model has to wait."""
@@ -95,6 +98,29 @@ def budget_of(sample: Budget, seed: int, number: int) -> Budget:
 def seed_of(*parts: object) -> int:
     """A seed for what these parts name, unlike that of any other."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def timed(
+    problems: Sequence[Problem],
+    task: Task,
+    sandbox: Sandbox | None,
+    *,
+    limits: Limits,
+    out: Path,
+    progress: Progress = silent,
+) -> Sequence[Problem]:
+    """The problems with the CPU time that their gold solutions ask for, as evaluations have it (`harness.gold`).
+
+    What was measured is kept in `out/limits.json`: a run that is gone on with judges alike.
+    """
+    wanted = {problem.id for problem in problems if problem.tests}
+    if sandbox is None or not wanted:
+        return problems
+    known = read_cpu_limits(out / "limits.json")
+    found = gold.measured([task], sandbox, limits=limits, known=known, wanted=wanted, progress=progress)
+    if found != known:
+        write_atomically(out / "limits.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return [msgspec.structs.replace(p, cpu_s=found[p.id]) if p.id in found else p for p in problems]
 
 
 def roll_out(

@@ -96,7 +96,7 @@ def test_grouping_in_float32(llama, rows):
     single = llama.__class__(llama.config).train()
     single.load_state_dict(llama.state_dict())
     whole = gradients(single, rows, [range(8)])
-    assert_close(gradients(single, rows, [(0, 1), (2, 3), (4, 5), (6, 7)]), whole, atol=1e-6)
+    assert_close(gradients(single, rows, [(0, 1), (2, 3), (4, 5), (6, 7)]), whole, atol=5e-6)
 
 
 def test_rows_without_advantage_can_be_left_out(llama, rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -22,7 +23,7 @@ from harness.trainers import grpo, ledger, on_policy, rollouts
 from harness.trainers.batches import TokenRow
 from harness.trainers.losses import PolicyLoss
 from harness.trainers.on_policy import advantages_of
-from harness.types import Budget, Completion, Execution, Problem, Status, Task, Test, Trained, Verdict
+from harness.types import Budget, Completion, Execution, Limits, Problem, Status, Task, Test, Trained, Verdict
 
 SAMPLE = Budget(n=6, temperature=1.0, max_tokens=6)
 SETTINGS = OnPolicy(rounds=2, problems=3, learning_rate=1e-3, mask_truncated=False)
@@ -108,7 +109,9 @@ def test_the_reward_rises_and_the_account_is_right(tmp_path, tiny, monkeypatch):
         assert figures["reward"] == figures["pass_rate"] == figures["reward/tests"]
         if "ratio" in figures:  # there was a step
             assert figures["ratio"] == 1
-            assert figures["mismatch_difference_max"] < 1e-5
+            assert (
+                figures["mismatch_difference_max"] < 1e-4
+            )  # rounding: the sampler has its keys and values from a cache
         assert 0 < figures["entropy"] < np.log(120)
     assert trained.sampled_tokens == sum(figures["sampled_tokens"] for figures in trained.history)
     assert trained.reward_calls == 15 * 4 * 8
@@ -160,6 +163,32 @@ def test_beta_pulls_towards_the_reference(tmp_path, tiny):
     kl = [figures["kl"] for figures in trained.history]
     assert trained.steps == 20
     assert np.mean(kl[-3:]) < 0.5 * np.mean(kl[:3])
+
+
+@pytest.mark.slow
+def test_a_divergence_in_the_reward_pulls_towards_the_reference(tmp_path, tiny, steps):
+    train(tiny, tmp_path / "away", changed(rounds=10, learning_rate=3e-3))
+    loss = {"type": "rloo", "beta": 0.3, "kl_in_reward": True}
+    settings = changed(rounds=25, problems=5, learning_rate=2e-3, loss=loss, advantage="leave_one_out")
+    steps.clear()
+    away, sample = tmp_path / "away" / "checkpoint", msgspec.structs.replace(SAMPLE, n=24)
+    trained = train(away, tmp_path / "back", settings, task=letters(all_right), reference=tiny, sample=sample)
+    kl = [figures["kl"] for figures in trained.history]
+    assert np.mean(kl[-3:]) < 0.5 * np.mean(kl[:3])
+    assert {figures["reward"] for figures in trained.history} == {1.0}  # what was earned is reported as it is
+    rows = steps[0][:24]  # of one problem: all are right, so the advantage is that of minus beta times the divergence
+    k1 = np.array([sum(row.sampler_logprobs) - sum(row.reference_logprobs) for row in rows])
+    by_hand = -0.3 * (k1 - (k1.sum() - k1) / 23)
+    assert [row.weight for row in rows] == pytest.approx(by_hand, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_an_entropy_bonus_keeps_the_entropy_up(tmp_path, tiny):
+    """All are right, so that nothing but the bonus moves the weights."""
+    settings = changed(rounds=6, loss={"entropy": 0.5}, learning_rate=3e-3)
+    history = train(tiny, tmp_path / "more", settings, task=letters(all_right)).history
+    assert history[-1]["full_entropy"] > history[0]["full_entropy"] + 0.2
+    assert history[0]["full_entropy"] == pytest.approx(history[0]["entropy"], rel=0.2)  # one exact, one by the draws
 
 
 @pytest.mark.slow
@@ -331,6 +360,43 @@ def test_programs_are_run_while_others_are_sampled(tmp_path, tiny):
 
 
 @pytest.mark.slow
+def test_programs_have_the_time_that_the_gold_solution_asks_for(tmp_path, tiny):
+    """An endless loop costs half a second, not three; what was measured is kept for those who go on."""
+    tests = (Test(id="0", kind="call", input=[3], expected=6),)
+    problems = tuple(Problem(id=f"p/{i}", task="letters", prompt="def", entry_point="f", tests=tests) for i in range(3))
+    used: list[float] = []
+
+    def extract(problem: Problem, completion: Completion) -> Completion:
+        endless = completion.text != "gold" and completion.index == 0
+        body = "while True: pass" if endless else "return 2 * x"
+        return msgspec.structs.replace(completion, program=f"def f(x):\n    {body}\n")
+
+    def grade(problem: Problem, completion: Completion, executions: Sequence[Execution]) -> Verdict:
+        used.append(executions[0].cpu_s or 0.0)
+        return verdict(completion, executions[0].status == Status.passed)
+
+    def gold(problem: Problem) -> Completion | None:
+        return Completion(problem_id=problem.id, index=0, text="gold") if problem.id != "p/2" else None
+
+    task = Task(name="letters", problems=problems, extract=extract, grade=grade, gold=gold)
+    with open_sandbox(workers=1) as sandbox:
+        trained = train(tiny, tmp_path / "out", changed(rounds=1), task=task, sandbox=sandbox)
+        limits = json.loads((tmp_path / "out" / "limits.json").read_text())
+        assert limits == {"p/0": 0.5, "p/1": 0.5}
+        problem = rollouts.timed(problems, task, sandbox, limits=Limits(), out=tmp_path / "out")
+        assert [each.cpu_s for each in problem] == [0.5, 0.5, None]
+        kept = tmp_path / "out" / "limits.json"
+        kept.write_text('{"p/0": 1.5, "p/1": 0.5}')
+        again = rollouts.timed(problems, task, sandbox, limits=Limits(), out=tmp_path / "out")
+        assert again[0].cpu_s == 1.5
+        unlimited = rollouts.timed(problems, task, sandbox, limits=Limits(gold_factor=0), out=tmp_path / "none")
+        assert unlimited[0].cpu_s is None
+    assert trained.history[0]["pass_rate"] == pytest.approx(5 / 6)
+    longest = sorted(used)[-3:]  # two problems with a gold solution, one without
+    assert longest[0] < 1 < 2.5 < longest[2]
+
+
+@pytest.mark.slow
 def test_the_chat_template_is_that_of_the_samplers(tmp_path, chat, steps):
     train(chat, tmp_path / "chat", task=letters(by_index))
     train(chat, tmp_path / "plain", task=letters(by_index), apply_chat_template=False)
@@ -364,7 +430,7 @@ def test_lora_trains_the_adapter_alone(tmp_path, tiny):
     rewards = [figures["reward"] for figures in trained.history]
     assert trained.history[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert trained.history[-1]["kl"] > 1e-3
-    assert trained.history[0]["mismatch_difference_max"] < 1e-5
+    assert trained.history[0]["mismatch_difference_max"] < 1e-4
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2
     assert furthest(tiny, tmp_path / "checkpoint") > 1e-3
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import msgspec
 import pytest
 import torch
 
+from harness import processes
+from harness.progress import Progress
 from harness.recipes import OnPolicy
 from harness.trainers import grpo, ledger, phase, rollouts
 from harness.types import Trained
@@ -172,67 +173,21 @@ def test_dropout_is_really_drawn(tmp_path, dropping):
     assert one.read_bytes() != other.read_bytes()
 
 
-KILLER = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.trainers.test_grpo_resume import SETTINGS, train
-import msgspec
-
-folder, out, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-settings = msgspec.structs.replace(SETTINGS, rounds=12, save_every=3)
-rng, hits = random.Random(0), 0
-
-def started(out):
-    child = os.fork()
-    if child == 0:
-        train(folder, out, settings)
-        os._exit(0)
-    return child
-
-begun = time.monotonic()
-assert os.waitpid(started(out / "whole"), 0)[1] == 0
-seconds = time.monotonic() - begun
-while hits < kills:
-    child = started(out / "killed")
-    time.sleep(rng.uniform(0, 3 * seconds / kills))
-    os.kill(child, signal.SIGKILL)
-    ended = os.waitpid(child, 0)[1]
-    if ended == 0:  # it was done before
-        assert (out / "killed" / "trained.json").is_file()
-        break
-    hits += ended == signal.SIGKILL
-else:
-    assert os.waitpid(started(out / "killed"), 0)[1] == 0
-print(hits)
-"""
-
-
-@pytest.mark.slow
-def test_killed_with_minus_nine_at_random_points(tmp_path, dropping):
-    command = [sys.executable, "-c", KILLER, str(dropping), str(tmp_path), "10"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 5
-    assert same(tmp_path / "killed", tmp_path / "whole")
+def train_long(folder: str, out: str) -> None:
+    """In a process of its own: a dot for each completion."""
+    torch.set_num_threads(1)
+    progress = Progress(graded=lambda: print(".", end="", flush=True))
+    train(Path(folder), Path(out), msgspec.structs.replace(SETTINGS, rounds=1000), progress=progress)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_is_asked_to_stop_exits_with_75(tmp_path, dropping, number):
-    program = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path; import msgspec\n"
-        "from harness.progress import Progress; from tests.trainers.test_grpo_resume import *\n"
-        "long = msgspec.structs.replace(SETTINGS, rounds=1000)\n"
-        "train(Path(sys.argv[1]), Path(sys.argv[2]), long, progress=Progress(graded=lambda: print('.', flush=True)))"
-    )
-    command = [sys.executable, "-c", program, str(dropping), str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for _ in range(100):
-            child.stdout.readline()
-        child.send_signal(number)
-        _, errors = child.communicate(timeout=60)
-    assert child.returncode == 75, errors
+    log = tmp_path / "log.txt"
+    with log.open("ab") as output:
+        child = processes.start(f"{__name__}:train_long", str(dropping), str(tmp_path / "out"), output=output)
+    while log.stat().st_size < 100 and not select.select([child], [], [], 0.1)[0]:
+        pass
+    os.kill(child.pid, number)
+    assert child.wait() == 75, log.read_text()
     assert (tmp_path / "out" / "state" / "state.pt").is_file()

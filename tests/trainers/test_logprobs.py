@@ -40,7 +40,7 @@ def test_every_family_gives_what_its_full_forward_gives(build, name, temperature
     expected, entropy = alone(model, rows, temperature)
     weights = torch.linspace(-1, 1, len(expected), dtype=torch.float64)
     model.zero_grad()
-    (expected * weights).sum().backward()
+    (expected * weights + entropy * weights.flip(0)).sum().backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     batch = collate(rows, range(8))
     ways = {
@@ -55,8 +55,8 @@ def test_every_family_gives_what_its_full_forward_gives(build, name, temperature
         torch.testing.assert_close(scores.logprobs_BT[batch.mask_BT], expected, rtol=1e-9, atol=1e-9, msg=way)
         torch.testing.assert_close(scores.entropy_BT[batch.mask_BT], entropy, rtol=1e-9, atol=1e-9, msg=way)
         assert not scores.logprobs_BT[~batch.mask_BT].any()
-        assert not scores.entropy_BT.requires_grad
-        (scores.logprobs_BT[batch.mask_BT] * weights).sum().backward()
+        bonus = scores.entropy_BT[batch.mask_BT] * weights.flip(0)
+        (scores.logprobs_BT[batch.mask_BT] * weights + bonus).sum().backward()
         for n, p in model.named_parameters():
             if n in wanted:
                 # Gemma and Cohere normalise in float32 whatever the weights are; 1e-12: the bias of keys has none
@@ -104,7 +104,7 @@ def test_half_precision_weights_get_float32_logits(build, rows):
     assert found.dtype == torch.float32
     row, step = batch.mask_BT.nonzero(as_tuple=True)
     exact = log_p[row, batch.prompt_lengths_B[row] + step - 1, batch.completion_ids_BT[row, step]]
-    torch.testing.assert_close(found[row, step], exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[row, step], exact, rtol=1e-5, atol=1e-5)  # bfloat16 logits would be off by 1e-2
 
 
 def test_an_output_layer_that_is_not_understood_is_left_to_the_model(build, rows):

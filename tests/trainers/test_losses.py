@@ -105,6 +105,50 @@ def test_micro_batches_add_up(kind, beta):
     assert torch.equal(gradient[~MASK], torch.zeros(3, dtype=torch.float64)), "masked tokens have no gradient at all"
 
 
+def entropies(logits):
+    p = logits.softmax(-1)
+    return -(p * p.log()).sum(-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_entropy_bonus_is_taken_off_by_the_average_of_the_type(kind):
+    """Value and gradient with respect to logits, where dH / dz_v = -p_v (log p_v + H) is by hand."""
+    logits = torch.randn(3, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    z = normaliser(PolicyLoss(type=kind), n_tokens=6, n_rows=3, max_completion_tokens=5, n_micro_batches=1)
+    given = {"advantages": ADVANTAGES, "normaliser": z, "old_logprobs_BT": OLD}
+    without, _ = policy_loss(LOGPROBS, MASK, config=PolicyLoss(type=kind), **given)
+    leaf = logits.clone().requires_grad_()
+    config = PolicyLoss(type=kind, entropy=0.3)
+    loss, stats = policy_loss(LOGPROBS, MASK, config=config, entropy_BT=entropies(leaf), **given)
+    loss.backward()
+    lengths = MASK.sum(-1, keepdim=True)
+    share = {"rows": 1 / (3 * lengths), "tokens": 1 / 6, "constant": 1 / 15, "micro_batch": 1 / 6}
+    weight_BT = share[config.kind.average] * MASK  # of each token's entropy
+    entropy_BT, p = entropies(logits), logits.softmax(-1)
+    torch.testing.assert_close(loss - without, -0.3 * (weight_BT * entropy_BT).sum())
+    torch.testing.assert_close(leaf.grad, 0.3 * weight_BT[..., None] * p * (p.log() + entropy_BT[..., None]))
+    assert not leaf.grad[~MASK].any()
+    assert summarise([stats])["full_entropy"] == pytest.approx(float(entropy_BT[MASK].mean()))
+
+
+def test_a_bonus_needs_entropies_and_rows_without_advantage():
+    assert PolicyLoss().may_skip
+    assert not PolicyLoss(entropy=1e-3).may_skip
+    with pytest.raises(InputError, match="pass entropy_BT"):
+        policy_loss(LOGPROBS, MASK, advantages=ADVANTAGES, normaliser=6, config=PolicyLoss(entropy=1e-3))
+    with pytest.raises(InputError, match="must be a number"):
+        PolicyLoss(entropy=nan)
+
+
+def test_a_divergence_in_the_reward_is_not_in_the_loss():
+    config = PolicyLoss(type="rloo", beta=0.1, kl_in_reward=True)
+    assert config.may_skip
+    given = {"advantages": ADVANTAGES, "normaliser": 3, "old_logprobs_BT": OLD}
+    loss, stats = policy_loss(LOGPROBS, MASK, config=config, **given)
+    assert loss == policy_loss(LOGPROBS, MASK, config=PolicyLoss(type="rloo"), **given)[0]
+    assert "kl" not in stats
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_policy_every_type_has_the_gradient_of_reinforce(kind):
     """With ratios of 1 nothing is clipped, and only the weights of the tokens differ."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,45 +164,3 @@ def test_another_number_of_threads_is_told(tmp_path, dropping, monkeypatch):
     finally:
         torch.set_num_threads(1)
     assert "began with 1 threads and goes on with 2" in notes[1]
-
-
-KILLER = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.trainers.test_sft_resume import IMPROVE, VALIDATED, train
-import msgspec
-
-folder, out, validated, kills = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True", int(sys.argv[4])
-improve = msgspec.structs.replace(VALIDATED if validated else IMPROVE, batch_rows=1, batch_tokens=1)
-rng, hits = random.Random(0), 0
-
-def started(out):
-    child = os.fork()
-    if child == 0:
-        train(folder, out, improve)
-        os._exit(0)
-    return child
-
-begun = time.monotonic()
-assert os.waitpid(started(out / "whole"), 0)[1] == 0
-seconds = time.monotonic() - begun
-for _ in range(kills):
-    child = started(out / "killed")
-    time.sleep(rng.uniform(0, 2 * seconds / kills))
-    os.kill(child, signal.SIGKILL)
-    hits += os.waitpid(child, 0)[1] == signal.SIGKILL
-assert os.waitpid(started(out / "killed"), 0)[1] == 0
-print(hits)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("validated", [False, True])
-def test_killed_with_minus_nine_at_random_points(tmp_path, dropping, validated):
-    command = [sys.executable, "-c", KILLER, str(dropping), str(tmp_path), str(validated), "20"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 10
-    assert same(tmp_path / "killed", tmp_path / "whole")
