@@ -125,8 +125,15 @@ def _loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Reads 2e-5 as the number that everybody means: YAML 1.1 wants 2.0e-5."""
+        """Reads 2e-5 as the number that everybody means (YAML 1.1 wants 2.0e-5), and `on`, `off`, `yes` and `no` as
+        words: a key `on` would be true."""
 
+    truth = "tag:yaml.org,2002:bool"
+    Loader.yaml_implicit_resolvers = {
+        first: [each for each in resolvers if each[0] != truth]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(truth, re.compile("[Tt]rue|TRUE|[Ff]alse|FALSE"), list("tTfF"))
     number = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     return Loader

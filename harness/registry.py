@@ -32,9 +32,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "hendrycks_math": "harness.tasks.hendrycks_math:hendrycks_math",
         "humaneval": "harness.tasks.humaneval:humaneval",
         "jsonl": "harness.tasks.jsonl:jsonl",
+        "list_programs": "harness.tasks.list_programs:list_programs",
         "math_500": "harness.tasks.hendrycks_math:math_500",
         "mbpp": "harness.tasks.mbpp:mbpp",
         "mbpp_sanitized": "harness.tasks.mbpp:mbpp_sanitized",
+        "word_problems": "harness.tasks.word_problems:word_problems",
     },
     "sampler": {
         "first_steps": "harness.tasks.first_steps:completions",
@@ -72,7 +74,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "wrong_label": "harness.controls:wrong_label",
     },
 }
-LISTED = {"recipe": "harness.recipes:names"}
+LISTED = {"recipe": "harness.recipes:names", "study": "harness.sweeps:names"}
 """Kinds of things that are files: the function that lists them."""
 KINDS = (*BUILT_IN, *LISTED)
 
