@@ -1,4 +1,4 @@
-# make demo      evaluate two made-up systems on a small task and print their leaderboard
+# make demo      train two tiny models, treat them by RFT, ReST-EM, GRPO and a placebo, print the leaderboard (6 minutes)
 # make test      the test suite (quick part); make test-slow: the rest
 # make test-vllm the tests that need vLLM, on a CPU, in a venv of their own
 # make check     ruff and mypy
@@ -13,9 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test test-slow test-vllm check wheel bench clean
 
 demo: .venv/.core
-	$(BIN)/harness eval --tasks first_steps --model first_steps --model_args system=careful --k 1,2,4 --output_path runs/demo/careful
-	$(BIN)/harness eval --tasks first_steps --model first_steps --model_args system=hasty --k 1,2,4 --output_path runs/demo/hasty
-	$(BIN)/harness report runs/demo/careful runs/demo/hasty
+	$(BIN)/harness sweep demo --output_path runs/demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest --quiet
@@ -39,7 +37,7 @@ bench: .venv/.dev .venv-peers/.ready
 
 .venv/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) --editable '.[math]'
+	$(PIP) --editable '.[hf,math]'
 	touch $@
 
 .venv/.dev: .venv/.core

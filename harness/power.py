@@ -32,7 +32,7 @@ def describe_power(tasks: str, task_args: Mapping[str, Any], *, n: int, like: Pa
     names = parse_list(tasks)
     rows, sentences = [], []
     for task in load_tasks(names, arguments_by_task(task_args, names)):
-        within, source = (WITHIN, "assumed") if like is None else (_measured(like, task.name), f"measured in {like}")
+        within, source = (WITHIN, "assumed") if like is None else (within_of(like, task.name), f"measured in {like}")
         problems = len(task.problems)
         if problems < 2:
             raise InputError(f"{task.name} has one problem: nothing can be detected with fewer than two.")
@@ -50,7 +50,7 @@ def describe_power(tasks: str, task_args: Mapping[str, Any], *, n: int, like: Pa
     return "\n".join([*sentences, "", tabulate(rows, headers=headers, disable_numparse=True), "", note])
 
 
-def _measured(path: Path, task: str) -> float:
+def within_of(path: Path, task: str) -> float:
     """Mean over a task's problems of the unbiased estimate of p(1-p), c (n-c) / (n (n-1)); at most 1/4."""
     _, results = read_results(path)
     if task not in results["problems"]:

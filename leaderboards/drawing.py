@@ -1,10 +1,10 @@
 """How our figures look, and how they are written: the only place that imports matplotlib.
 
-`with sheet(panels) as (figure, axes)` gives empty axes; `band` and `points` draw a `Line` on them, `name_ends` writes
-each line's name at its end, `save` writes SVG and PNG. The background is transparent, and every colour has a contrast
-of at least 3 with a white and with a dark page. Lines differ in dashes or markers and carry their names, so that
-nothing hangs on colour alone. The same input gives the same bytes on one version of matplotlib, whatever the user's own
-settings. Not handled: what is drawn (`figures.py`).
+`with sheet(panels) as (figure, axes)` gives empty axes; `band` and `points` draw a `Line` on them, `name_ends` (for
+several panels `name_panels`) writes each line's name at its end, `save` writes SVG and PNG. The background is
+transparent, and every colour has a contrast of at least 3 with a white and with a dark page. Lines differ in dashes or
+markers and carry their names, so that nothing hangs on colour alone. The same input gives the same bytes on one version
+of matplotlib, whatever the user's own settings. Not handled: what is drawn (`figures.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "v")
 TEXT = 8.5
 """Size in points; a line of text takes 11."""
+FAR = 40
+"""Points between a line's end and its name from which the leader between them is dotted."""
 
 SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -83,6 +85,9 @@ class Style:
     marker: str = "o"
     width: float = 1.6
 
+
+Named = tuple[Line, str, Style]
+"""A line with what is written at its end."""
 
 CEILING = Style(INK, width=2.4)
 BASE = Style(INK, marker="D")
@@ -153,14 +158,24 @@ def percent_axis(axes: Axes, lines: Sequence[Line]) -> None:
     axes.set_ylim(max(low - margin, -2), min(high + margin, 102))
 
 
-def name_ends(axes: Axes, names: Sequence[tuple[Line, str, Style]]) -> None:
+def name_ends(axes: Axes, names: Sequence[Named]) -> None:
     """Each line's name right of its end, moved up or down as little as possible so that none covers another."""
+    name_panels([(axes, names)])
+
+
+def name_panels(panels: Sequence[tuple[Axes, Sequence[Named]]]) -> None:
+    """`name_ends` of several panels of one figure, which is laid out only once."""
+    figure = panels[0][0].get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout decides how far apart the ends are
+    for axes, names in panels:
+        _name_ends(figure, axes, names)
+
+
+def _name_ends(figure: Figure, axes: Axes, names: Sequence[Named]) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     ends = sorted(((line.value[-1], line.x[-1], text, style) for line, text, style in names), key=lambda end: end[:3])
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # the layout decides how far apart the ends are
     pixel = figure.dpi / 72
     wanted = np.array([axes.transData.transform((x, y))[1] for y, x, _, _ in ends])
     apart = 11 * pixel * np.arange(len(ends))
@@ -168,8 +183,10 @@ def name_ends(axes: Axes, names: Sequence[tuple[Line, str, Style]]) -> None:
     places = np.minimum(places, axes.bbox.y1 + apart - apart[-1])  # the title is above
     right = max(x for _, x, _, _ in ends)
     leader = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
+    dotted = {"linestyle": (0, (1, 3)), "shrinkB": 5}  # so that it isn't taken for the line going on
     beside = axes.transData + ScaledTranslation(10 / 72, 0, figure.dpi_scale_trans)
     for (y, x, text, style), place in zip(ends, places, strict=True):
+        far = axes.transData.transform((right, y))[0] - axes.transData.transform((x, y))[0] > FAR * pixel
         axes.annotate(
             short(text),
             (x, y),
@@ -177,7 +194,7 @@ def name_ends(axes: Axes, names: Sequence[tuple[Line, str, Style]]) -> None:
             textcoords=beside,
             color=style.colour,
             va="center",
-            arrowprops=leader | {"color": style.colour},
+            arrowprops=leader | {"color": style.colour} | (dotted if far else {}),
             annotation_clip=False,
         )
 

@@ -8,15 +8,14 @@
 Each gives the list of files that it wrote.
 
 Bands and bars are 95% intervals over problems (`mean_ci`), for each k, bin or iteration by itself: two that overlap can
-still differ on paired problems. Not handled: tests of differences (`compare.py`), votes by score (they lie near
-best-of-k and would hide it), and looks (`drawing.py`).
+still differ on paired problems. Not handled: tests of differences (`compare.py`), sweeps
+(`experiment/figures.py`), what a panel holds (`panels.py`), and looks (`drawing.py`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,35 +24,28 @@ import numpy.typing as npt
 from harness.errors import InputError
 from harness.finished import results_of
 from harness.metrics.gaps import gap_ci
-from harness.metrics.inference import mean_ci
 from harness.results import groups, subset
-from harness.selectors import best_of, graded, majority, oracle, score_names
+from harness.selectors import graded, oracle
 from harness.store import read_results
 from harness.types import Floats, Results
 
-from .drawing import (
-    BASE,
-    CEILING,
-    INK,
-    Line,
-    Style,
-    band,
-    name_ends,
-    percent_axis,
-    points,
-    save,
-    sheet,
-    short,
-    style,
-    title,
+from .drawing import BASE, CEILING, Line, band, name_ends, name_panels, percent_axis, save, sheet, short, style, title
+from .panels import (
+    PASS,
+    difficulty_panel,
+    iteration_axis,
+    k_axis,
+    ks_up_to,
+    line_of,
+    lines_by_bin,
+    rules_by_k,
+    split_names,
+    split_panel,
 )
 from .strata import EDGES
 from .strata import difficulty as difficulty_bins
 
-PASS = "pass@k"
 SPLITS = ("train", "test")
-TICKS = ("0", "1–25", "26–50", "51–75", "76–100")
-"""Names of the difficulty bins on an axis."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ def iterations(
         value = series[time]
         pair = _splits(value, task) if isinstance(value, Path) else value
         pairs[time] = [_fractions(u_P, f"iteration {time}, {name}") for name, u_P in zip(SPLITS, pair, strict=True)]
-    lines = [_line(list(pairs), [pair[split] for pair in pairs.values()]) for split in (0, 1)]
+    lines = [line_of(list(pairs), [pair[split] for pair in pairs.values()]) for split in (0, 1)]
     return _draw_iterations(lines, list(pairs.values()), output, heading=task or "Train and test")
 
 
@@ -213,39 +205,12 @@ def _fractions(u_P: npt.ArrayLike, where: str) -> Floats:
     return u
 
 
-def _line(x: Sequence[float], u: Sequence[Floats]) -> Line:
-    """Means and intervals over problems at each x; a single problem has no interval."""
-    intervals = [mean_ci(u_P.clip(0, 1)) if len(u_P) > 1 else None for u_P in u]
-    return Line(
-        x,
-        [100 * float(u_P.mean()) for u_P in u],
-        [math.nan if interval is None else 100 * interval.low for interval in intervals],
-        [math.nan if interval is None else 100 * interval.high for interval in intervals],
-    )
-
-
-def _ks(n: int) -> list[int]:
-    """All up to 16, then powers of two, n/2 and n."""
-    return sorted({*range(1, min(n, 16) + 1), *(1 << i for i in range(n.bit_length())), max(n // 2, 1), n})
-
-
-def _ticks(n: int) -> list[int]:
-    """Powers of two (of four, where there would be many) and n, without a power that n would touch."""
-    powers = [k for k in (1 << i for i in range(0, n.bit_length(), 1 if n <= 256 else 2)) if k < n]
-    return [k for k in powers if math.log(n / k) > 0.1 * math.log(n)] + [n]
-
-
 def lines_by_k(part: Part) -> dict[str, Line]:
     """The ceiling, and every rule that chooses one of k completions, by the name that the figure shows."""
-    results, ks = part.results, _ks(part.fewest)
+    results, ks = part.results, ks_up_to(part.fewest)
     if part.fewest < 2 or len(results.problems_P) < 2:
         raise InputError(f"{part.run} has {part.size} of {part.task}: curves need two problems and two completions.")
-    chosen = {PASS: oracle(results, ks)}
-    programs = any(problem.tests for problem in results.problems_P)
-    if not programs and any(answer is not None for row in results.answer_PG for answer in row):
-        chosen["maj@k"] = majority(results, ks)
-    chosen |= {f"best@k[{score}]": best_of(results, ks, score=score) for score in score_names(results)}
-    return {name: _line(ks, list(u_PK.T)) for name, u_PK in chosen.items()}
+    return {name: line_of(ks, list(u_PK.T)) for name, u_PK in rules_by_k(results, ks).items()}
 
 
 def _draw_curves(parts: Sequence[Part], output: Path) -> list[Path]:
@@ -258,15 +223,13 @@ def _draw_curves(parts: Sequence[Part], output: Path) -> list[Path]:
             title(axes, part.run, f"{part.task}, {part.size}")
             for name, line in panel.items():
                 band(axes, line, styles[name])
-        panels[0].set_xscale("log", base=2)
-        panels[0].set_xlim(1, longest)
-        panels[0].set_xticks(_ticks(longest), [str(k) for k in _ticks(longest)])
+        k_axis(panels[0], longest)
         percent_axis(panels[0], [line for panel in lines for line in panel.values()])
         figure.supxlabel("k completions to choose one from")
         figure.supylabel("solved, %, with 95% bands")
-        for axes, panel in zip(panels, lines, strict=True):
-            shown = {name: f"{name} (ceiling)" if name == PASS else name for name in panel}
-            name_ends(axes, [(line, shown[name], styles[name]) for name, line in panel.items()])
+        shown = {name: f"{name} (ceiling)" if name == PASS else name for name in styles}
+        ends = [[(line, shown[name], styles[name]) for name, line in panel.items()] for panel in lines]
+        name_panels(list(zip(panels, ends, strict=True)))
         return save(figure, output)
 
 
@@ -285,36 +248,19 @@ def lines_by_difficulty(base: Part, runs: Sequence[Part]) -> tuple[dict[str, int
     shared = sorted(set.intersection(*(set(each) for each in means)))
     if len(shared) < 2:
         raise InputError(f"the runs have {len(shared)} problems of {base.task} in common: a figure needs two.")
-    bins = {
-        tick: [name for name in shared if label_of[name] == label]
-        for tick, (_, label) in zip(TICKS, EDGES, strict=True)
-    }
-    bins = {tick: ids for tick, ids in bins.items() if ids}
-    x = range(len(bins))
-    lines = [_line(x, [np.array([each[name] for name in ids]) for ids in bins.values()]) for each in means]
-    return {tick: len(ids) for tick, ids in bins.items()}, lines
+    return lines_by_bin(means, label_of, [label for _, label in EDGES])
 
 
 def _draw_difficulty(base: Part, runs: Sequence[Part], output: Path) -> list[Path]:
     bins, lines = lines_by_difficulty(base, runs)
-    apart = min(0.12, 0.7 / len(lines))  # points of one bin stand side by side
-    lines = [
-        replace(line, x=[x + apart * (place - (len(lines) - 1) / 2) for x in line.x])
-        for place, line in enumerate(lines)
-    ]
     styles = [BASE, *(style(place) for place in range(len(runs)))]
     with sheet(width=6.2, height=3.4) as (figure, [axes]):
         title(axes, f"{base.task} by difficulty", f"{sum(bins.values())} problems, base: {base.run}")
-        for line, each in zip(lines, styles, strict=True):
-            points(axes, line, each)
-        axes.set_xticks(range(len(bins)), [f"{tick}\n{size} problem{'s' * (size > 1)}" for tick, size in bins.items()])
-        axes.set_xlim(lines[0].x[0] - 0.25, lines[-1].x[-1] + 0.15)
-        axes.set_ylim(-3, 103)
         measured = f"solved in the even-numbered completions of {short(base.run)}, %"
         axes.set_xlabel(f"{measured}\n(its own points: in the odd-numbered ones)")
         axes.set_ylabel("solved, %, with 95% intervals")
         names = [part.run for part in (base, *runs)]
-        name_ends(axes, list(zip(lines, names, styles, strict=True)))
+        difficulty_panel(axes, bins, lines, names, styles)
         return save(figure, output)
 
 
@@ -329,20 +275,15 @@ def _draw_iterations(
 ) -> list[Path]:
     train, test = lines
     gap = gap_ci(*pairs[-1])
-    middle = Line(train.x, [(a + b) / 2 for a, b in zip(train.value, test.value, strict=True)], [], [])
     with sheet(width=5.6, height=3.2) as (figure, [axes]):
         sizes = [sorted({len(pair[split]) for pair in pairs}) for split in (0, 1)]
         shown = [f"{s[0]}" if len(s) == 1 else f"{s[0]}–{s[-1]}" for s in sizes]
         title(axes, heading, f"{shown[0]} train and {shown[1]} test problems")
-        axes.fill_between(train.x, train.value, test.value, color=INK, alpha=0.22, linewidth=0)
-        for place, line in enumerate(lines):
-            band(axes, line, style(place))
-        axes.set_xticks(train.x[:: math.ceil(len(train.x) / 12)])
-        axes.set_xlim(train.x[0], train.x[-1])
+        split_panel(axes, train, test)
+        iteration_axis(axes, train.x)
         percent_axis(axes, lines)
         axes.set_xlabel("iteration")
         axes.set_ylabel("pass@1, %, with 95% bands")
         value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in (gap.value, gap.low, gap.high))
-        named = f"gap {value} [{low}, {high}]"
-        name_ends(axes, [(train, "train", style(0)), (test, "test", style(1)), (middle, named, Style(INK))])
+        name_ends(axes, split_names(train, test, f"gap {value} [{low}, {high}]"))
         return save(figure, output)

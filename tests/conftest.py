@@ -1,5 +1,6 @@
 """What tests need of the machine: isolation tiers, Docker, and real data, which is `../shared/data` beside the checkout
-or in $HARNESS_DATA. What is absent skips a test, unless $HARNESS_REQUIRE_DATA or $HARNESS_REQUIRE_DOCKER is 1."""
+or in $HARNESS_DATA. What is absent skips a test, unless $HARNESS_REQUIRE_DATA or $HARNESS_REQUIRE_DOCKER is 1. With
+$HARNESS_FULL=1 the longest of the slow tests run at the sizes that they were first run at, which takes twice as long."""
 
 import os
 import subprocess
@@ -9,6 +10,12 @@ import pytest
 
 from harness.errors import SandboxUnavailable
 from harness.sandbox.tiers import PROMISES, choose
+
+# models here are tiny: threads cost more than they save, most of all on a busy machine. Read when torch is imported,
+# here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+FULL = os.environ.get("HARNESS_FULL") == "1"
 
 # whether this machine has user namespaces, another program than ours says
 NO_NAMESPACES = subprocess.run(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FULL
+
 
 def write_task(folder: Path, problems: int) -> list[str]:
     rows = [
@@ -62,10 +64,5 @@ def records(path: Path) -> Counter[tuple[str, int]]:
 
 
 @pytest.mark.slow
-def test_killed_three_times(tmp_path):
-    kill_and_finish(tmp_path, problems=40, kills=3, seed=0)
-
-
-@pytest.mark.slow
-def test_killed_twenty_times(tmp_path):
-    kill_and_finish(tmp_path, problems=400, kills=20, seed=1)
+def test_killed_again_and_again(tmp_path):
+    kill_and_finish(tmp_path, problems=400 if FULL else 200, kills=20 if FULL else 8, seed=1)

@@ -18,4 +18,5 @@ for system in careful hasty; do
     --output_path "runs/$system"
 done
 "$folder/venv/bin/harness" report runs/careful runs/hasty
+"$folder/venv/bin/harness" sweep demo --dry_run
 "$folder/venv/bin/python" -c "import harness.tasks.gsm8k, harness.leaderboards.render; print('wheel: fine')"

@@ -50,7 +50,7 @@ def same(left: dict[Any, Completion], right: dict[Any, Completion]) -> bool:
     """Equal but for the rounding of log-probabilities, which depends on the shape of a batch."""
     return left.keys() == right.keys() and all(
         (a.text, a.n_tokens, a.stop_reason) == (b.text, b.n_tokens, b.stop_reason)
-        and math.isclose(a.logprob or 0, b.logprob or 0, abs_tol=1e-4)
+        and math.isclose(a.logprob or 0, b.logprob or 0, abs_tol=5e-4)
         for a, b in ((left[key], right[key]) for key in left)
     )
 
@@ -119,7 +119,7 @@ def test_logprob_is_that_of_a_teacher_forced_pass(zoo: SimpleNamespace, tiny: Pa
     assert len(finished) == len(rows)
     assert {row.stop_reason for row in rows} == {"stop", "length"}  # some sums include an end token
     for row in rows:
-        assert row.logprob == pytest.approx(teacher_forced(model, row.prompt_ids, row.ids), abs=1e-4)
+        assert row.logprob == pytest.approx(teacher_forced(model, row.prompt_ids, row.ids), abs=5e-4)
         assert (row.stop_reason == "stop") == (row.ids[-1] == tokenizer.eos_token_id)
 
 
@@ -216,9 +216,9 @@ def test_the_places_of_finished_rows_are_taken_by_others(zoo: SimpleNamespace) -
         assert {key: row.ids for key, row in together.items()} == {key: row.ids for key, row in alone.items()}
     for row in together.values():
         exact = token_logprobs(model, row.prompt_ids, row.ids, 1.0)
-        np.testing.assert_allclose(row.own_logprobs, exact, atol=1e-5)
+        np.testing.assert_allclose(row.own_logprobs, exact, rtol=0, atol=1e-4)  # single log-probabilities in float32
         np.testing.assert_allclose(
-            row.logprobs, token_logprobs(model, row.prompt_ids, row.ids, budget.temperature), atol=1e-5
+            row.logprobs, token_logprobs(model, row.prompt_ids, row.ids, budget.temperature), rtol=0, atol=1e-4
         )
 
 
@@ -261,7 +261,7 @@ def test_stop_strings_cut_where_they_begin_even_inside_a_token(zoo: SimpleNamesp
         assert stop in tokenizer.decode(ids[: completion.n_tokens])
         assert stop not in tokenizer.decode(ids[: completion.n_tokens][:-1])
         prompt = tokenizer("a").input_ids
-        assert completion.logprob == pytest.approx(teacher_forced(model, prompt, ids[: completion.n_tokens]), abs=1e-4)
+        assert completion.logprob == pytest.approx(teacher_forced(model, prompt, ids[: completion.n_tokens]), abs=5e-4)
         checked += 1
     assert checked >= 3
 

@@ -1,14 +1,14 @@
 """`harness.evaluate` with a checkpoint: sampled, stored, graded; a larger n samples only what is missing."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 import harness
+from harness import processes
 from harness.errors import InputError, RunMismatch
 
 
@@ -64,28 +64,38 @@ def test_the_manifest_says_how_it_was_sampled(tmp_path, tiny):
     assert facts == {"dtype": "float32", "device": facts["device"], "chat_template": "none"}
 
 
+def evaluate_apart(folder, name, model, batch_size):
+    """In a process of its own."""
+    harness.evaluate(
+        "jsonl",
+        "hf",
+        model_args={"pretrained": model, "batch_size": batch_size},
+        task_args={"path": f"{folder}/problems.jsonl"},
+        budget=harness.Budget(n=12, temperature=1.0, max_tokens=60),
+        output_path=f"{folder}/{name}",
+    )
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_the_completions_are_those_of_a_run_in_one_piece(tmp_path, tiny):
     rows = [{"id": f"p/{i}", "prompt": f"{i} + 1 =", "answer": str(i + 1)} for i in range(40)]
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "harness", "eval", "--tasks", "jsonl", "--model", "hf", "--n", "12"]
-    command += ["--task_args", f"path={tmp_path / 'problems.jsonl'}", "--max_tokens", "60", "--temperature", "1"]
-
-    def arguments(name, batch_size):
-        return [*command, "--model_args", f"pretrained={tiny},batch_size={batch_size}", "-o", str(tmp_path / name)]
-
-    subprocess.run(arguments("whole", 64), check=True, capture_output=True)
     file = tmp_path / "run" / "completions.jsonl"
-    for kill_at, batch_size in ((20, 7), (130, 1), (300, 33)):
-        with subprocess.Popen(arguments("run", batch_size), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and (not file.is_file() or file.read_bytes().count(b"\n") < kill_at):
+    with (tmp_path / "log.txt").open("ab") as log:
+
+        def start(name, batch_size):
+            function = f"{__name__}:evaluate_apart"
+            return processes.start(function, str(tmp_path), name, str(tiny), batch_size, output=log)
+
+        assert start("whole", 64).wait() == 0
+        for kill_at, batch_size in ((20, 7), (130, 1), (300, 33)):
+            child = start("run", batch_size)
+            while not file.is_file() or file.read_bytes().count(b"\n") < kill_at:
                 time.sleep(0.01)
-            process.kill()
-            process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    before = len(file.read_bytes().splitlines())
-    assert before < 480
-    subprocess.run(arguments("run", 64), check=True, capture_output=True)
+            os.kill(child.pid, signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+        assert len(file.read_bytes().splitlines()) < 480
+        assert start("run", 64).wait() == 0
     killed = texts(tmp_path)
     (tmp_path / "run").rename(tmp_path / "killed")
     (tmp_path / "whole").rename(tmp_path / "run")

@@ -5,7 +5,6 @@ output, a few copies of each, but no list of their words. The parent holds no mo
 is on its way. Many tests cost both a record each.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,10 @@ from harness.sandbox import open_sandbox
 from harness.sandbox.pool import Pool
 from harness.types import Completion, Execution, Job, Limits, Problem, Status
 from harness.types import Test as Case
+from tests.conftest import FULL
 
 MB = 1 << 20
+OUTPUT = (50 if FULL else 20) * MB
 COPIES = 4
 """Of a problem's tests, in the parent and in the judge: as they are, as one message, and what it was made from."""
 RECORD_BYTES = 2000
@@ -52,7 +53,7 @@ class Growth:
 @pytest.fixture
 def box() -> Iterator[Pool]:
     """Limits for large outputs and long lists; one worker, so that there is one judge to look at."""
-    limits = Limits(cpu_s=30, wall_s=120, output_bytes=64 * MB)
+    limits = Limits(cpu_s=30, wall_s=120, output_bytes=OUTPUT * 5 // 4)
     with open_sandbox(workers=1, limits=limits) as pool:
         yield pool
 
@@ -98,8 +99,8 @@ def printing(text: str, n: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["1", "123456", "x" * 10_000])
-def test_outputs_of_fifty_megabytes(box: Pool, word: str) -> None:
-    n = 50 * MB // (len(word) + 1)
+def test_outputs_of_many_megabytes(box: Pool, word: str) -> None:
+    n = OUTPUT // (len(word) + 1)
     problem = stdio_problem([("", f"{word} " * n)])
     growth = Growth(box)
     found = run(
@@ -117,13 +118,13 @@ def test_outputs_of_fifty_megabytes(box: Pool, word: str) -> None:
         one.detail for (one,) in found
     ]
     assert found[0][0].value_digest == found[2][0].value_digest != found[3][0].value_digest
-    assert growth.of_judge() < 8 * 50 * MB  # expected and printed, as bytes and as text, and as they came
-    assert growth.of_parent() < COPIES * 50 * MB
+    assert growth.of_judge() < 8 * OUTPUT  # expected and printed, as bytes and as text, and as they came
+    assert growth.of_parent() < COPIES * OUTPUT
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_calls(box: Pool) -> None:
-    n = 100_000
+def test_tens_of_thousands_of_calls(box: Pool) -> None:
+    n = 100_000 if FULL else 30_000
     tests = tuple(Case(id=str(i), kind="call", input=[i], expected=i * i) for i in range(n))
     problem = Problem(id="p", task="t", prompt="", entry_point="f", tests=tests)
     growth = Growth(box)
@@ -138,7 +139,7 @@ def test_a_hundred_thousand_calls(box: Pool) -> None:
 
 @pytest.mark.slow
 def test_many_runs_with_standard_input(box: Pool) -> None:
-    n = int(os.environ.get("HARNESS_MANY_TESTS", 10_000))  # 10^5 take five minutes
+    n = 100_000 if FULL else 5_000
     problem = stdio_problem([(f"{i}\n", f"{i * i}\n") for i in range(n)])
     growth = Growth(box)
     (right,) = run(box, problem, "print(int(input()) ** 2)")
