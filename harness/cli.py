@@ -228,10 +228,11 @@ def sweep_command(
         typer.echo(plan.describe(planned, out, parallel=parallel))
         return
     estimate = plan.estimator(planned, out, parallel=parallel)
-    with resumable(), display(estimate) as shown:
-        lines = run(planned, out, parallel=parallel, workers=workers, tier=sandbox, show=shown, note=note)
     report = import_module("harness.leaderboards.experiment")
-    page = report.write(out)[0]
+    with resumable():
+        with display(estimate) as shown:
+            lines = run(planned, out, parallel=parallel, workers=workers, tier=sandbox, show=shown, note=note)
+        page = report.write(out)[0]
     typer.echo(report.board(out))
     typer.echo(f"The report is {page}.")
     failed = [line for line in lines if line.status == "failed"]

@@ -1,6 +1,6 @@
 """What tests need of the machine: isolation tiers, Docker, and real data, which is `../shared/data` beside the checkout
 or in $HARNESS_DATA. What is absent skips a test, unless $HARNESS_REQUIRE_DATA or $HARNESS_REQUIRE_DOCKER is 1. With
-$HARNESS_FULL=1 the longest of the slow tests run at the sizes that they were first run at, which takes twice as long."""
+$HARNESS_FULL=1 the longest slow tests run at the sizes that they were first run at, which takes minutes longer."""
 
 import os
 import subprocess

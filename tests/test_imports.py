@@ -69,8 +69,7 @@ ALLOWED = {
     "sweep": FOUNDATION | {"bases", "processes", "progress", "sweeps", "training", "treat"},
     "cli_options": FOUNDATION | {"results"},
     "cli_finished": FOUNDATION | {"cli_options", "doctor", "finished", "power", "progress", "selftest"},
-    "cli": FOUNDATION
-    | {"cli_finished", "cli_options", "evaluate", "progress", "sweep", "sweeps", "treat", "trials"},
+    "cli": FOUNDATION | {"cli_finished", "cli_options", "evaluate", "progress", "sweep", "sweeps", "treat", "trials"},
     "__main__": {"cli"},
 }
 HEAVY = {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness import sweeps
 from harness.doctor import promises
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,28 @@ def test_the_commands_of_the_readme_exist():
         harness(command, "--help")
 
 
-def test_the_demo_prints_the_table_of_the_readme(tmp_path):
+def test_the_trainer_of_ones_own_is_the_one_that_is_tested():
+    assert block("Your own trainer", "python") == (ROOT / "tests" / "own_trainer.py").read_text()
+
+
+def test_the_sweep_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "check_problems", lambda *_: None)  # which would look for datasets on the Hub
+    path = tmp_path / "sweep.yaml"
+    path.write_text(block("On your GPU", "yaml"))
+    made = sweeps.sweep(path)
+    assert made.placebos("mbpp", "rest_em") == ["random reward"]
+    assert made.settings["mbpp"].base == "Qwen/Qwen2.5-Coder-0.5B"
+
+
+def test_the_tables_of_the_demo_are_those_of_its_report():
+    tables = README.partition("## On your GPU")[0]
+    committed = (ROOT / "leaderboards" / "demo.md").read_text()
+    rows = [line for line in tables.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * 7
+    assert all(row in committed for row in rows)
+
+
+def test_two_made_up_systems_give_the_table_of_the_readme(tmp_path):
     for system in ("careful", "hasty"):
         options = ["--tasks", "first_steps", "--model", "first_steps", "--model_args", f"system={system}"]
         harness("eval", *options, "--k", "1,2,4", "--output_path", tmp_path / system)

@@ -272,3 +272,14 @@ def test_what_is_added_runs_alone(
     assert "toy, no rows, seed 0: failed" in done.stderr  # it was tried again
     assert "grpo, seed 0" not in done.stderr
     assert {name: os.stat(out / name).st_mtime_ns for name in before} == before
+
+
+@pytest.mark.slow
+def test_a_base_model_that_is_not_there_fails_its_arms_and_leaves_a_report(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    done = run(written(tmp_path, missing), tmp_path / "out")
+    assert done.returncode == 1
+    assert f"{missing} does not exist" in done.stderr
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "The base model is not evaluated yet." in page
+    assert f"the base model failed: {missing} does not exist" in page
