@@ -258,9 +258,11 @@ def _load_task(name: str, arguments: Mapping[str, Any]) -> Task:
         raise InputError(f"{name} gave a {type(task).__name__} where a harness.Task is wanted.")
     if not task.problems:
         raise InputError(f"the task {task.name} has no problems.")
-    held_out = {problem.split for problem in task.problems}.intersection(HELD_OUT)
-    if os.environ.get(TRAINING) and held_out:
-        raise InputError(f"problems of {task.name} are of its {held_out.pop()} split: train on another (split=train).")
+    for problem in task.problems if os.environ.get(TRAINING) else ():
+        if problem.split in HELD_OUT:
+            raise InputError(
+                f"problems of {task.name} are of its {problem.split} split: train on another (split=train)."
+            )
     if "/" in task.name:
         raise InputError(f"the task {task.name!r} has a / in its name: choose another.")
     for problem in task.problems:
