@@ -236,10 +236,12 @@ def test_a_sweep_that_was_killed_again_and_again_ends_the_same(
             told = (line for line in process.stderr if line.startswith("["))
             assert len(list(itertools.islice(told, lines))) == lines
             if ending == signal.SIGINT:
+                process.send_signal(signal.SIGSTOP)  # or it may be done before the second one has said anything
                 second = run(path, out)
+                process.send_signal(signal.SIGCONT)
                 sentence = f"harness: {out} is being written by another process: wait for it, or stop it.\n"
                 assert (second.returncode, second.stderr) == (2, sentence)
-            time.sleep(draws.uniform(0, 0.6))
+            time.sleep(draws.uniform(0, 0.6 if ending == signal.SIGKILL else 0.1))
             process.send_signal(ending)
             said = process.stderr.read()
         if ending == signal.SIGINT:
