@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -86,7 +86,7 @@ def _best(there: Sequence[Iteration]) -> int:
     return min(scores, key=lambda number: (-scores[number], number), default=0)
 
 
-def tidy(trial: Path, *, keep: Keep, iterations: int, scores: Mapping[int, float] | None = None) -> int:
+def tidy(trial: Path, *, keep: Keep, iterations: int) -> int:
     """Removes what `removable` names from a trial's folder, and what killed phases left behind. Gives bytes freed.
 
     Call it after each evaluation, and at the start: a kill in the middle of it is made good by the next call.
@@ -95,9 +95,8 @@ def tidy(trial: Path, *, keep: Keep, iterations: int, scores: Mapping[int, float
         trial: a folder as `harness.treat` writes it.
         keep: "all", "last" or "best".
         iterations: how many the trial will have.
-        scores: on validation problems, by iteration; what is not among them is read from evaluated.json.
     """
-    done = iterations_of(trial, scores or {})
+    done = iterations_of(trial)
     freed = 0
     for one in done:
         phase = trial / f"iteration_{one.number}" / "train"
@@ -117,7 +116,7 @@ def tidy(trial: Path, *, keep: Keep, iterations: int, scores: Mapping[int, float
     return freed
 
 
-def iterations_of(trial: Path, scores: Mapping[int, float]) -> list[Iteration]:
+def iterations_of(trial: Path) -> list[Iteration]:
     """What a trial's folder holds, in order."""
     numbers = sorted(int(path.name.removeprefix("iteration_")) for path in trial.glob("iteration_[1-9]*"))
     return [
@@ -126,7 +125,7 @@ def iterations_of(trial: Path, scores: Mapping[int, float]) -> list[Iteration]:
             trained=(trial / f"iteration_{number}" / "train" / "trained.json").is_file(),
             evaluated=(trial / f"iteration_{number}" / "evaluated.json").is_file(),
             has_weights=_has_weights(trial / f"iteration_{number}" / "train"),
-            score=scores[number] if number in scores else _score(trial / f"iteration_{number}" / "evaluated.json"),
+            score=_score(trial / f"iteration_{number}" / "evaluated.json"),
         )
         for number in numbers
     ]

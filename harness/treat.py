@@ -59,7 +59,7 @@ def treat(
         base = evaluate_base(trial, of_base, **grading)
         evaluated = [msgspec.structs.replace(base, rewards=rewards(trial, of_base))]
         checkpoint, rows = trial.base, list[Row]()
-        _tidy(trial, out, evaluated)
+        tidy(out, keep=trial.keep, iterations=trial.treatment.iterations)
         for iteration in range(1, trial.treatment.iterations + 1):
             folder = out / f"iteration_{iteration}"
             started = time.monotonic()
@@ -73,7 +73,7 @@ def treat(
             seconds["train"] = time.monotonic() - started - seconds["sample"]
             made = _account(trial, iteration, checkpoint, trained, rows=rows, sample=sample, seconds=seconds)
             evaluated.append(appraise(trial, made, folder, **grading))
-            _tidy(trial, out, evaluated)
+            tidy(out, keep=trial.keep, iterations=trial.treatment.iterations)
     write_atomically(out / "trial_results.json", encoded(evaluated))
     return evaluated
 
@@ -130,12 +130,8 @@ def _sample(
     of_this_trial = recipe.source == "policy" and iteration > 1
     sample = folder / "sample"
     if shared is not None and not of_this_trial:
-        what = (
-            source,
-            msgspec.structs.replace(budget, n=None),
-            trial.train,
-            all_tests,
-        )  # more samples go on from fewer
+        without_n = msgspec.structs.replace(budget, n=None)  # more samples go on from fewer
+        what = (source, without_n, trial.train, all_tests)
         sample = shared / f"sample_{derived_seed(trial.seed, iteration, *what):08x}"
     if (folder / "rows.jsonl").is_file():
         return sample
@@ -213,17 +209,6 @@ def _require_room(trial: Trial, out: Path, init: str, iteration: int) -> None:
     limit = None if trial.disk_gb is None else int(trial.disk_gb * 1e9)
     needed = training_bytes(weights(init), trial.treatment)
     require_room(out, needed, limit=limit, what=f"training of iteration {iteration}")
-
-
-def _tidy(trial: Trial, out: Path, evaluated: Sequence[Evaluated]) -> None:
-    """Removes weights that nothing needs any more."""
-    scores = {each.iteration: _validation_score(each) for each in evaluated} if trial.keep == "best" else {}
-    tidy(out, keep=trial.keep, iterations=trial.treatment.iterations, scores=scores)
-
-
-def _validation_score(evaluated: Evaluated) -> float:
-    (metrics,) = evaluated.estimates["validation"].values()
-    return float(metrics["pass@1"]["value"])
 
 
 def demonstrations(task: Task, use: TaskUse) -> dict[str, str]:

@@ -108,7 +108,8 @@ def written(trial: Path, iterations: int) -> Path:
             (folder / name).mkdir(parents=True)
             (folder / name / "completions.jsonl").write_text("{}\n")
         (folder / "rows.jsonl").write_text("{}\n")
-        (folder / "evaluated.json").write_text("{}")
+        scores = {"validation": {"toy": {"pass@1": {"value": (0.1, 0.5, 0.4)[i - 1]}}}}
+        (folder / "evaluated.json").write_text(json.dumps({"estimates": scores}))
     return trial
 
 
@@ -121,7 +122,7 @@ def test_only_weights_are_removed_and_a_note_is_left(tmp_path: Path) -> None:
     before, used = files(trial), used_bytes(trial)
     assert tidy(trial, keep="all", iterations=3) == 0
     assert files(trial) == before
-    freed = tidy(trial, keep="best", iterations=3, scores={1: 0.1, 2: 0.5, 3: 0.4})
+    freed = tidy(trial, keep="best", iterations=3)
     assert freed == 2 * 3010
     after = files(trial)
     notes = {f"iteration_{i}/train/checkpoint/removed.json" for i in (1, 3)}
@@ -136,7 +137,7 @@ def test_only_weights_are_removed_and_a_note_is_left(tmp_path: Path) -> None:
     note = json.loads(after["iteration_1/train/checkpoint/removed.json"])
     assert note["bytes"]["adapter/adapter_model.safetensors"] == 10
     assert used_bytes(trial) == used - freed + sum(len(after[name]) for name in notes)
-    assert tidy(trial, keep="best", iterations=3, scores={1: 0.1, 2: 0.5, 3: 0.4}) == 0
+    assert tidy(trial, keep="best", iterations=3) == 0
     assert files(trial) == after
 
 

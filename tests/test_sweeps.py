@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from harness.config import read_yaml
-from harness.errors import InputError
+from harness.errors import InputError, UnknownName
 from harness.sweeps import Sweep, sweep, trial_of
 
 TOY = f"{Path(__file__).parent / 'toy_task.py'}:toy"
@@ -68,6 +68,15 @@ def test_an_arm_takes_from_another_what_it_does_not_say(tmp_path: Path) -> None:
     assert (frozen.treatment.improve.learning_rate, frozen.treatment.improve.epochs) == (0, 9)
     assert frozen.train == {"args": {"n": 12}}  # a placebo has the problems of its treatment
     assert msgspec.json.decode(msgspec.json.encode(made), type=Sweep) == made
+
+
+def test_a_sweep_like_a_study_has_its_arms_and_settings_of_its_own(tmp_path: Path) -> None:
+    mine = {"like": "restart", "settings": {"letters": PLAN["settings"]["letters"]}, "seeds": [3]}
+    made = sweep(written(tmp_path, mine))
+    assert (list(made.settings), made.seeds) == (["letters"], (3,))
+    assert made.arms["rest"].treatment.init == "previous"
+    with pytest.raises(UnknownName, match="did you mean 'restart'"):
+        sweep(written(tmp_path, {**mine, "like": "restrat"}))
 
 
 def test_a_cell_is_a_trial(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@
       small: {of: rest_em, train: {args: {problems: 60}}}   # `of`: what is not said is as in that arm
     seeds: [0, 1]
 
-With `like: FILE` a sweep starts from another one and says what differs; of the settings, and of the arms, those that it
-names are in it, or all if it names none. Every mistake that can be found before any work is told in a sentence, with
-its line. Not handled: running it (`sweep`).
+With `like: FILE`, or a study's name, a sweep starts from another one and says what differs; of the settings, and of the
+arms, those that it names are in it, or all if it names none. Every mistake that can be found before any work is told in
+a sentence, with its line. Not handled: running it (`sweep`).
 """
 
 from __future__ import annotations
@@ -213,13 +213,14 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Wher
     """The keys of a file, with what it takes from the one that it is like, and where each of them stands."""
     if not path.is_file():
         raise InputError(f"there is no file {path}: give a YAML file with settings, arms and seeds.")
-    if path in seen:
+    if path.resolve() in seen:
         raise InputError(f"{path} is like itself: give its key like another file.")
     data, where = read_yaml(path)
     like = data.pop("like", None)
     if like is None:
         return data, where
-    before, where_before = _read(path.parent / str(like), (*seen, path))
+    origin = _find(str(like))
+    before, where_before = _read(origin if str(like) in _studies() else path.parent / origin, (*seen, path.resolve()))
     made = recipes.merged(before, {"name": path.stem, **data})
     for kind in ("settings", "arms"):
         if isinstance(data.get(kind), dict):
