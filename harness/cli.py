@@ -1,6 +1,6 @@
 """The command `harness`. Options keep the names that users of lm-evaluation-harness know; `-` and `_` are the same.
 
-Here are the commands that run models; `cli_finished` has those on what they leave. `main` is the entry point: an error
+Here are the commands that run models; `cli_finished` has those on what they leave, `cli_verifiers` those that choose. `main` is the entry point: an error
 of ours is printed as its one sentence, with exit status 2. Status 1 means that the command ran and found something
 wrong (ungraded completions, gold solutions that fail, arms of a sweep that failed). No logic lives here.
 """
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from harness import cli_finished
+from harness import cli_finished, cli_verifiers
 from harness.cli_options import (
     GoldFactor,
     Memory,
@@ -246,6 +246,10 @@ def sweep_command(
 app.command()(cli_finished.score)
 app.command()(cli_finished.report)
 app.command()(cli_finished.compare)
+app.command()(cli_verifiers.suite)
+app.command()(cli_verifiers.verifier)
+app.command()(cli_verifiers.rate)
+app.command()(cli_verifiers.select)
 app.command()(cli_finished.power)
 app.command("ls")(cli_finished.list_names)
 app.command()(cli_finished.convert)

@@ -1,46 +1,70 @@
 """Every metric that a run's data allow, each with its interval over problems: `estimate`.
 
-A metric is named `rule@k` or `rule@k[score]`: `pass@10`, `maj@8`, `best@8[mean logprob]`, `vote@8[pred_score]`. Where
-one task has problems of the splits train and test, each split has its own estimates and `gap_...` is their difference.
-Not handled: comparisons of runs (`leaderboards/compare.py`).
+A metric is named `rule@k`, `rule@k[score]` or `rule@k[suite]`: `pass@10`, `maj@8`, `best@8[mean logprob]`,
+`vote@8[pred_score]`, `maj@8[inputs]`, `codet@10[generated]`. Where one task has problems of the splits train and test,
+each split has its own estimates and `gap_...` is their difference. Not handled: comparisons of runs
+(`leaderboards/compare.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 
+from harness.errors import UnknownName
 from harness.metrics.gaps import gap_ci
 from harness.metrics.inference import Interval, mean_ci
 from harness.metrics.power import se_rerun, variance_parts
 from harness.results import groups, subset
-from harness.selectors import every_metric, graded
+from harness.selectors import Metric, graded, metrics_of
 from harness.types import Estimate, Floats, Results
 
+DRAWN = "mean over k-subsets, drawn where they are many"
 METHODS = {
     "pass": "unbiased (Chen et al. 2021)",
     "maj": "mean over all k-subsets, exact",
     "best": "mean over all k-subsets, exact",
-    "vote": "mean over k-subsets, drawn where they are many",
+    "vote": DRAWN,
+    "lever": DRAWN,
+    "max_pass": "mean over all k-subsets, exact",
+    "codet": DRAWN,
+    "b4": DRAWN,
+    "mbr_exec": DRAWN,
 }
 
 
-def metric_name(rule: str, k: int, score: str | None = None) -> str:
-    """`maj@8`, `best@8[mean logprob]`."""
-    return f"{rule}@{k}" + (f"[{score}]" if score else "")
+def per_problem(results: Results, ks: Sequence[int], only: Collection[str] | None = None) -> dict[str, Floats]:
+    """Metric name to (P,): the unbiased number of each problem, for all metrics that the data allow.
+
+    `only` names the metrics that are computed, unusual ones (`vote@8[score by suite]`) among them.
+
+    Raises:
+        UnknownName: one of `only` that the data do not allow.
+    """
+    found: dict[str, Floats] = {}
+    for metric in metrics_of(results):
+        ks_of = _names(metric, ks)
+        asked = {name: k for name, k in ks_of.items() if (metric.usual if only is None else name in only)}
+        if asked:
+            u_PK = metric.values(list(asked.values()))
+            found.update({name: u_PK[:, column] for column, name in enumerate(asked)})
+    for name in only or ():
+        if name not in found:
+            raise UnknownName("metric", name, metric_names(results, ks))
+    return found
 
 
-def per_problem(results: Results, ks: Sequence[int]) -> dict[str, Floats]:
-    """Metric name to (P,): the unbiased number of each problem, for all metrics that the data allow."""
-    return {
-        metric_name(rule, k, score): u_PK[:, column]
-        for rule, score, u_PK in every_metric(results, ks)
-        for column, k in enumerate(ks)
-        if k > 1 or rule == "pass"  # one completion leaves nothing to choose: all rules are pass@1
-    }
+def metric_names(results: Results, ks: Sequence[int]) -> list[str]:
+    """Names of all metrics that the data allow; none is computed."""
+    return [name for metric in metrics_of(results) for name in _names(metric, ks)]
+
+
+def _names(metric: Metric, ks: Sequence[int]) -> dict[str, int]:
+    """The metric's name at each k. One completion leaves nothing to choose, so there all rules are pass@1."""
+    return {metric.name(k): k for k in ks if k > 1 or metric.rule == "pass"}
 
 
 def estimate(results: Results, ks: Sequence[int]) -> Results:
@@ -55,7 +79,7 @@ def estimate(results: Results, ks: Sequence[int]) -> Results:
         estimates[name] = {metric: _mean(metric, u_P, part) for metric, u_P in values[name].items()}
         for k in ks:
             if k > fewest:
-                estimates[name][metric_name("pass", k)] = _impossible(part, k)
+                estimates[name][f"pass@{k}"] = _impossible(part, k)
     for name in values:
         task, _, split = name.rpartition("/")
         if split == "train" and f"{task}/test" in values:
@@ -82,7 +106,7 @@ def _impossible(part: Results, k: int) -> Estimate:
     """Ungraded completions have left some problems with fewer than k."""
     short = sum(len(row) < k for row in graded(part))
     return msgspec.structs.replace(
-        _empty(metric_name("pass", k), part), note=f"{short} problems have fewer than {k} graded completions"
+        _empty(f"pass@{k}", part), note=f"{short} problems have fewer than {k} graded completions"
     )
 
 

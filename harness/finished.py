@@ -6,12 +6,14 @@ import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from harness import manifest
+from harness.columns import read_columns
 from harness.config import parse_ks
 from harness.convert import Graded, convert
 from harness.errors import InputError
@@ -20,16 +22,18 @@ from harness.progress import Progress, silent
 from harness.results import collect
 from harness.sandbox import open_sandbox
 from harness.store import lock, open_run, read_results, read_run
+from harness.suites.store import outcomes, suite_names
 from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task, Test, Verdict
 
 _UNREAD = Test(id="unread", kind="script", input="")
 
 
-def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Results]:
+def results_of(path: Path, *, with_tasks: bool = False, with_suites: bool = True) -> tuple[Manifest, Results]:
     """The arrays of a finished run, of just the completions that its results.json is about.
 
     Problems have no more than an id, a task, a split, a level and the number of their tests, unless `with_tasks` loads
-    the tasks that the run names.
+    the tasks that the run names. What the programs did on further suites takes a while to read; without `with_suites`
+    it isn't.
     """
     made, summary = read_results(path)
     _, completions, verdicts = read_run(path)
@@ -41,7 +45,11 @@ def results_of(path: Path, *, with_tasks: bool = False) -> tuple[Manifest, Resul
         problems = [_stub(name, task, fields) for name, (task, fields) in reported.items()]
     verdict_of = {(v.problem_id, v.index): v for v in verdicts}
     kept = [c for c in completions if c.problem_id in reported and (c.problem_id, c.index) in verdict_of]
-    return made, collect(problems, kept, verdict_of, n=made.budget.n)
+    results = collect(problems, kept, verdict_of, n=made.budget.n)
+    results = replace(results, scores={**results.scores, **read_columns(path, results)})
+    if with_suites:
+        results = replace(results, suites={name: outcomes(path, name, results) for name in suite_names(path)})
+    return made, results
 
 
 def _stub(name: str, task: str, fields: dict[str, Any]) -> Problem:
@@ -162,7 +170,7 @@ def convert_run(path: Path, *, to: str, output: Path, model: str) -> list[Path]:
     """Writes a finished run in another tool's format; gives the files that it wrote."""
     made, summary = read_results(path)
     extract = {task.name: task.extract for task in tasks_of(made)}
-    _, results = results_of(path, with_tasks=True)
+    _, results = results_of(path, with_tasks=True, with_suites=False)
     records = [
         Graded(problem, extract[problem.task](problem, completion), verdict)
         for problem, completions, verdicts in zip(

@@ -3,7 +3,7 @@
 `find(kind, name)` gives the function behind a name, `build(kind, name, arguments)` calls it with arguments that came as
 text, `bind(kind, name, arguments)` gives it with arguments for later, and `names(kind)` lists what there is
 (`harness ls`). A package adds its own with an entry point in the group `harness.task`, `harness.sampler`,
-`harness.term` or `harness.control`. Nothing is imported before it is asked for.
+`harness.scorer`, `harness.term` or `harness.control`. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "replay": "harness.samplers.replay:replay",
         "vllm": "harness.samplers.vllm:vllm",
     },
+    "scorer": {
+        "judge": "harness.judge_model:judge",
+        "mean_logprob": "harness.scorers:mean_logprob",
+        "precomputed": "harness.scorers:precomputed",
+        "sum_logprob": "harness.scorers:sum_logprob",
+        "verifier": "harness.scorers:verifier",
+    },
     "term": {
         "ast_match": "harness.rewards.programs:ast_match",
         "compiles": "harness.rewards.programs:compiles",
@@ -59,6 +66,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "random": "harness.rewards.terms:random_coin",
         "speed": "harness.rewards.programs:speed",
         "tests": "harness.rewards.terms:tests",
+        "verifier": "harness.rewards.terms:verifier",
         "wrong_label": "harness.rewards.terms:wrong_label",
     },
     "control": {
@@ -151,7 +159,8 @@ def _values(
             raise InputError(f"{kind} {name}: {key}={value!r} is not usable ({error}).") from error
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
-        option = {"task": "with --task_args ", "sampler": "with --model_args "}.get(kind, "in its args, ")
+        options = {"task": "with --task_args ", "sampler": "with --model_args ", "scorer": "with --scorer_args "}
+        option = options.get(kind, "in its args, ")
         raise InputError(f"the {kind} {name} needs {missing[0]}: give it {option}{missing[0]}=VALUE.")
     return values
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from harness.store import RESULTS_FORMAT
-from harness.types import Completion, Estimate, Floats, Key, Problem, Results, Status, Verdict
+from harness.types import Completion, Estimate, Floats, Key, Outcomes, Problem, Results, Status, Verdict
 
 SOURCE_PASSED = "source_passed"
 """The column in which a replayed file's own verdicts are kept: compared with ours, never selected by."""
@@ -86,7 +86,12 @@ def subset(results: Results, places: Sequence[int]) -> Results:
         passed_PG=tuple(results.passed_PG[i] for i in places),
         answer_PG=tuple(results.answer_PG[i] for i in places),
         scores={name: tuple(column[i] for i in places) for name, column in results.scores.items()},
+        suites={name: _part(suite, places) for name, suite in results.suites.items()},
     )
+
+
+def _part(suite: Outcomes, places: Sequence[int]) -> Outcomes:
+    return Outcomes(**{each.name: tuple(getattr(suite, each.name)[i] for i in places) for each in fields(suite)})
 
 
 def counts(results: Results) -> dict[str, dict[str, Any]]:

@@ -155,6 +155,8 @@ class Execution(Record, frozen=True):
     """One line for people: the exception, the failed assertion, what differed. Never evidence for a pass."""
     stdout: str | None = None
     value_digest: str | None = None
+    value: str | None = None
+    """What a call returned, as text, shortened; only where it was asked for."""
     cpu_s: float | None = None
     wall_s: float | None = None
     max_rss_bytes: int | None = None
@@ -303,6 +305,22 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What a run's programs did on the tests of a suite, aligned with `Results.problems_P` and its completions."""
+
+    tests_PC: tuple[tuple[Test, ...], ...]
+    """A problem that the suite has no tests of has none."""
+    passed_PGC: tuple[npt.NDArray[np.bool_], ...]
+    """(P)(G, C)."""
+    output_PGC: tuple[npt.NDArray[np.int64], ...]
+    """(P)(G, C): equal numbers for equal values of a test; -1 where there is none (an error, a timeout)."""
+    value_PGC: tuple[tuple[tuple[str | None, ...], ...], ...]
+    """The values as text, shortened."""
+    cpu_s_PG: tuple[Floats, ...]
+    """CPU seconds of each program on the whole suite; NaN where it was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """A finished run as aligned arrays, one entry per problem that has completions: what every metric is a function of.
 
@@ -317,6 +335,8 @@ class Results:
     answer_PG: tuple[tuple[str | None, ...], ...]
     scores: Mapping[str, tuple[Floats, ...]]
     """Named columns, each (P)(G), NaN where a completion has none; `logprob` among them when sampled."""
+    suites: Mapping[str, Outcomes] = field(default_factory=dict)
+    """By name of the suite, where the run's programs were run on tests beside the task's own."""
     estimates: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     """By task (or task/split), then by metric."""
     expected_problems: Mapping[str, int] = field(default_factory=dict)

@@ -4,7 +4,8 @@ Everything is paired by task and problem id: a difference is the mean over probl
 guarded paired t, its p-values Student's (with Holm's adjustment over the whole declared family: every run, task and
 metric of the call) and the sign-flip test's. Beside them stand the number of problems that changed and the smallest
 true difference that so many problems would have shown with 80% power. Runs of other problems, prompts, limits or
-graders than the base's are refused unless told. Not handled: training seeds (checkpoints are compared, not methods).
+graders than the base's are refused unless told. What is compared is runs, or selectors of one run (`arms.py`). Not
+handled: training seeds (checkpoints are compared, not methods).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,17 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from harness.errors import InputError, UnknownName
-from harness.estimates import per_problem
-from harness.finished import results_of
+from harness.errors import InputError
 from harness.metrics.gaps import did_ci, gap_ci
 from harness.metrics.inference import Interval, diff_ci
 from harness.metrics.significance import holm, p_value, sign_flip
-from harness.results import groups, percent, subset
-from harness.selectors import graded
-from harness.types import Manifest, Results
+from harness.results import percent
 
+from .arms import Arm, Values, read_arms, values_of
 from .ranking import ranks
 from .strata import strata_of
 
-Values = dict[str, float]
-"""One metric of one run: problem id to fraction."""
 POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One run as it is compared."""
-
-    name: str
-    manifest: Manifest
-    results: Results
 
 
 @dataclass(frozen=True)
@@ -54,6 +41,8 @@ class Difference:
 
     task: str
     metric: str
+    """The run's."""
+    base_metric: str
     run: str
     base_value: float
     run_value: float
@@ -82,9 +71,10 @@ def compare(
     """The comparison of runs with a base as `markdown`, `csv` or `json` text.
 
     Args:
-        base: run folder to compare with.
-        runs: run folders.
-        metrics: names as in results.json; with the runs and tasks they are the family that Holm's adjustment covers.
+        base: run folder to compare with, or RUN:METRIC for a run by a metric of its own.
+        runs: run folders, or RUN:METRIC; the base's among them, by another metric.
+        metrics: names as in results.json, of the runs that name none; with the runs and tasks they are the family that
+            Holm's adjustment covers.
         by: "level", any key of the problems' metadata, or "difficulty": the base's success on the completions with even
             numbers, while the comparison uses those with odd ones.
         allow_different: compare runs of other prompts, limits or graders all the same.
@@ -95,14 +85,20 @@ def compare(
     """
     if not metrics:
         raise InputError("no metric was named: give --metrics, such as pass@1.")
-    arms = _arms([base, *runs], with_tasks=by not in (None, "level", "difficulty"))
+    arms = read_arms([base, *runs], metrics, with_tasks=by not in (None, "level", "difficulty"))
     for arm in arms[1:]:
         _refuse_differences(arms[0], arm, allow_different=allow_different)
     labels: Mapping[str, str] = {}
     if by is not None:
-        labels, halved = strata_of(arms[0].results, by)
-        arms[0] = Arm(arms[0].name, arms[0].manifest, halved)
-    values = {(arm.name, task, metric): v for arm in arms for metric in metrics for task, v in _values(arm, metric)}
+        whole = arms[0].results
+        labels, halved = strata_of(whole, by)
+        arms = [replace(arm, results=halved) if arm.results is whole else arm for arm in arms]
+    values = {
+        (arm.name, task, metric): v
+        for arm in arms
+        for metric in ([arm.metric] if arm.metric else metrics)
+        for task, v in values_of(arm, metric)
+    }
     differences = _differences(arms, values)
     if format == "json":
         return json.dumps([asdict(difference) for difference in differences], indent=1) + "\n"
@@ -116,15 +112,6 @@ def compare(
     if by is not None:
         parts += _strata(differences, values, labels, base=arms[0].name, by=by)
     return "\n\n".join(parts) + "\n"
-
-
-def _arms(paths: Sequence[Path], *, with_tasks: bool) -> list[Arm]:
-    names = [path.resolve().name for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    if len(set(names)) < len(names):
-        raise InputError("a run is named twice: name every run once.")
-    return [Arm(name, *results_of(path, with_tasks=with_tasks)) for name, path in zip(names, paths, strict=True)]
 
 
 def _refuse_differences(base: Arm, arm: Arm, *, allow_different: bool) -> None:
@@ -149,30 +136,12 @@ def _refuse_differences(base: Arm, arm: Arm, *, allow_different: bool) -> None:
         )
 
 
-def _values(arm: Arm, metric: str) -> list[tuple[str, Values]]:
-    """Per task (or task/split): the metric of each problem that has enough graded completions."""
-    k_text = metric.partition("@")[2].partition("[")[0]
-    if not k_text.isdigit() or int(k_text) < 1:
-        raise InputError(f"{metric!r} is not a metric: write rule@k, such as pass@1, maj@8 or best@8[score].")
-    k, found = int(k_text), []
-    for task, places in groups(arm.results).items():
-        sizes = [len(row) for row in graded(subset(arm.results, places))]
-        enough = subset(arm.results, [place for place, n in zip(places, sizes, strict=True) if n >= k])
-        if not enough.problems_P:
-            raise InputError(f"{arm.name} has no problem of {task} with {k} graded completions: choose a smaller k.")
-        numbers = per_problem(enough, [k])
-        if metric not in numbers:
-            raise UnknownName(f"metric of {arm.name} on {task}", metric, numbers)
-        ids = (problem.id for problem in enough.problems_P)
-        found.append((task, dict(zip(ids, numbers[metric].tolist(), strict=True))))
-    return found
-
-
 def _differences(arms: Sequence[Arm], values: Mapping[tuple[str, str, str], Values]) -> list[Difference]:
     """Every run against the base on every metric and task that both have, adjusted as one family."""
     found: list[tuple[dict[str, Any], Interval]] = []
     for (run, task, metric), v in values.items():
-        base = values.get((arms[0].name, task, metric))
+        base_metric = arms[0].by(metric)
+        base = values.get((arms[0].name, task, base_metric))
         if run == arms[0].name or base is None:
             continue
         ids = sorted(base.keys() & v.keys())
@@ -184,6 +153,7 @@ def _differences(arms: Sequence[Arm], values: Mapping[tuple[str, str, str], Valu
         fields = {
             "task": task,
             "metric": metric,
+            "base_metric": base_metric,
             "run": run,
             "base_value": float(base_P.mean()),
             "run_value": float(run_P.mean()),
@@ -248,7 +218,9 @@ def _gaps(arms: Sequence[Arm], values: Mapping[tuple[str, str, str], Values]) ->
             continue
         gap = gap_ci(list(train.values()), list(test.values()))
         did = "-"
-        base_train, base_test = (values.get((arms[0].name, f"{task}/{s}", metric)) for s in ("train", "test"))
+        base_train, base_test = (
+            values.get((arms[0].name, f"{task}/{s}", arms[0].by(metric))) for s in ("train", "test")
+        )
         if run != arms[0].name and base_train and base_test:
             pairs = [
                 [each[name] for name in sorted(new.keys() & old.keys())]
@@ -267,11 +239,13 @@ def _gaps(arms: Sequence[Arm], values: Mapping[tuple[str, str, str], Values]) ->
 def _ranking(arms: Sequence[Arm], values: Mapping[tuple[str, str, str], Values], metric: str) -> list[str]:
     """Runs that share a rank cannot be told apart."""
     lines = []
-    for task in dict.fromkeys(task for _, task, m in values if m == metric):
-        by_run = {arm.name: values[arm.name, task, metric] for arm in arms if (arm.name, task, metric) in values}
+    own = arms[0].metric is not None
+    for task in dict.fromkeys(task for _, task, m in values if own or m == metric):
+        keys = {arm.name: (arm.name, task, arm.by(metric)) for arm in arms}
+        by_run = {name: values[key] for name, key in keys.items() if key in values}
         places = ranks(by_run)
         tied = [[run for run in by_run if places[run] == rank] for rank in sorted(set(places.values()))]
-        lines.append(f"- {task} {metric}: " + " > ".join(" = ".join(group) for group in tied))
+        lines.append(f"- {task}{'' if own else f' {metric}'}: " + " > ".join(" = ".join(group) for group in tied))
     return ["## Ranking", "\n".join(lines), "Runs joined by = share a rank (paired tests, Holm over all pairs, 5%)."]
 
 
@@ -286,7 +260,7 @@ def _strata(
     """Each comparison broken down; the contributions of the strata sum to the difference."""
     rows = []
     for d in differences:
-        old, new = values[base, d.task, d.metric], values[d.run, d.task, d.metric]
+        old, new = values[base, d.task, d.base_metric], values[d.run, d.task, d.metric]
         ids = sorted(old.keys() & new.keys())
         for label in sorted({labels.get(name, "-") for name in ids}):
             part = [name for name in ids if labels.get(name, "-") == label]

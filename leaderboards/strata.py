@@ -96,5 +96,6 @@ def difficulty(base: Results) -> tuple[Mapping[str, str], Results]:
         passed_PG=tuple(row[1::2] for row in base.passed_PG),
         answer_PG=tuple(group[1::2] for group in base.answer_PG),
         scores={name: tuple(row[1::2] for row in column) for name, column in base.scores.items()},
+        suites={},
     )
     return labels, odd

@@ -124,7 +124,11 @@ def _problem(
         answer=body(pipeline, "steps", rng),
         tests=tuple(Test(id=str(i), kind="call", input=[x], expected=apply(pipeline, x)) for i, x in enumerate(hidden)),
         level=str(len(pipeline)),
-        meta={"pipeline": " ".join(map(str, pipeline)), "demonstration": _demonstration(pipeline, hidden, rng)},
+        meta={
+            "pipeline": " ".join(map(str, pipeline)),
+            "demonstration": _demonstration(pipeline, hidden, rng),
+            "examples": [[[x], apply(pipeline, x)] for x in examples],
+        },
     )
 
 

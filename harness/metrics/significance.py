@@ -18,6 +18,8 @@ from harness.types import Floats
 
 CELLS = 1 << 22
 """Signs drawn at once (32 MiB)."""
+ROUNDING = 1e-12
+"""Fractions that differ by less are the same, computed in another order."""
 
 
 def p_value(interval: Interval, null: float = 0.0) -> float:
@@ -43,7 +45,7 @@ def sign_flip(d_P: npt.ArrayLike, *, resamples: int = 9999, rng: int | np.random
     `scipy.stats.permutation_test(permutation_type="samples")`, whose values it equals.
     """
     d = one_per_problem(d_P)
-    d = d[d != 0]
+    d = d[np.abs(d) > ROUNDING]
     observed = abs(float(d.sum())) * (1 - 1e-12)  # an equal sum in another order may be smaller by a last digit
     if 2 ** min(len(d), 63) <= resamples:
         signs = 1 - 2 * (np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1)

@@ -14,22 +14,15 @@ Main function: `vote_at_k`. Not handled: weights that depend on k.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from harness.metrics.blocks import TIE, means_at_k
 from harness.metrics.shapes import Array, Ints, Ragged, check_enough, check_ks, ragged, sample_counts
 from harness.metrics.subsets import Ks
 from harness.types import Floats
-
-TIE = 1e-9
-"""Sums closer than this share of the largest are a tie: the same sum in another order differs by a last digit."""
-
-PERMUTATIONS = 16
-"""The fewest random permutations, so that their spread gives a standard error."""
 
 
 class Ballots(NamedTuple):
@@ -64,7 +57,7 @@ def vote_at_k(
         ks: K whole numbers.
         log: weights are natural logs, exponentiated after subtracting the largest of each subset.
         subsets: where C(n, k) is at most this, every subset is scored and the result exact; else about as many are
-            drawn, as the disjoint k-blocks of random permutations.
+            drawn.
         rng: a seed, a generator, or one seed per problem (a hash of its id keeps a rerun on fewer problems identical).
 
     Returns:
@@ -73,8 +66,7 @@ def vote_at_k(
     Raises:
         ValueError: NaN, a negative weight without `log`, an infinite one, shapes that differ, k > n.
 
-    Each block is a uniform k-subset, so the mean is unbiased; blocks of one permutation share no sample, which saves up
-    to two thirds of the variance at small k. The standard error is over the independent permutations.
+    `blocks.py` says how subsets are drawn.
     """
     ks_K = check_ks(ks)
     check_enough(sample_counts(label_PG), ks_K)
@@ -82,14 +74,8 @@ def vote_at_k(
     sizes = {tuple(map(len, column)) for column in rows}
     if len(sizes) != 1:
         raise ValueError("label, weight and credit differ in shape: each needs one number per sample")
-    seeds = _seeds(rng, len(rows[0]))
-    mean_PK, se_PK = (np.zeros((len(rows[0]), len(ks_K))) for _ in range(2))
-    for p, (label, weight, credit) in enumerate(zip(*rows, strict=True)):
-        ballots = read_ballots(label, weight, credit, log=log)
-        for j, k in enumerate(ks_K.tolist()):
-            generator = np.random.default_rng([seeds[p], k])
-            mean_PK[p, j], se_PK[p, j] = _vote(ballots, k, log=log, subsets=subsets, rng=generator)
-    return mean_PK, se_PK
+    electors = [_elector(read_ballots(*columns, log=log), log=log) for columns in zip(*rows, strict=True)]
+    return means_at_k([len(label) for label in rows[0]], electors, ks_K, subsets=subsets, rng=rng)
 
 
 def read_ballots(label: Array, weight: Array, credit: Array, *, log: bool) -> Ballots:
@@ -110,25 +96,16 @@ def read_ballots(label: Array, weight: Array, credit: Array, *, log: bool) -> Ba
     return Ballots(numbered, weights, credit.astype(np.float64), len(names))
 
 
-def _vote(ballots: Ballots, k: int, *, log: bool, subsets: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Estimate and its standard error for one problem and one k."""
-    n = len(ballots.label)
-    if ballots.answers == 0:
-        return 0.0, 0.0
-    if math.comb(n, k) <= max(subsets, n):
-        every = np.array(list(itertools.combinations(range(n), k)))
-        return float(_elect(ballots, every, log=log).mean()), 0.0
-    blocks = min(n // k, -(-subsets // PERMUTATIONS))
-    permutations = max(PERMUTATIONS, -(-subsets // blocks))
-    shuffled = rng.permuted(np.tile(np.arange(n), (permutations, 1)), axis=1)
-    scores = _elect(ballots, shuffled[:, : blocks * k].reshape(-1, k), log=log).reshape(permutations, blocks)
-    means = scores.mean(axis=1)
-    return float(means.mean()), float(means.std(ddof=1) / math.sqrt(permutations))
+def _elector(ballots: Ballots, *, log: bool) -> Callable[[Ints], Floats]:
+    """A function of subsets of sample places: the credit of each one's winner, (B, k) -> (B,)."""
+    return lambda subset_BK: _elect(ballots, subset_BK, log=log)
 
 
 def _elect(ballots: Ballots, subset_BK: Ints, *, log: bool) -> Floats:
     """Credit of the winner of each subset of sample places: (B, k) -> (B,)."""
     label, weight, credit, answers = ballots
+    if not answers:
+        return np.zeros(len(subset_BK))
     weights = weight[subset_BK]
     if log:
         top = weights.max(axis=1, keepdims=True)
@@ -144,14 +121,3 @@ def _elect(ballots: Ballots, subset_BK: Ints, *, log: bool) -> Floats:
     wins = (voters > 0) & (mass >= (1 - TIE) * mass.max(axis=1, keepdims=True))
     score = (wins * worth / np.maximum(voters, 1)).sum(axis=1) / np.maximum(wins.sum(axis=1), 1)
     return np.asarray(score, dtype=np.float64)
-
-
-def _seeds(rng: int | np.random.Generator | Sequence[int], problems: int) -> list[int]:
-    """One whole number per problem, from which the generator of each problem and k is made."""
-    if isinstance(rng, np.random.Generator):
-        return [int(seed) for seed in rng.integers(1 << 63, size=problems)]
-    if isinstance(rng, int):
-        return [int(seed) for seed in np.random.default_rng(rng).integers(1 << 63, size=problems)]
-    if len(rng) != problems:
-        raise ValueError(f"{len(rng)} seeds for {problems} problems")
-    return [int(seed) for seed in rng]

@@ -33,20 +33,22 @@ def open_sandbox(
     tier: str = "auto",
     all_tests: bool = False,
     lines: bool = False,
+    values: bool = False,
 ) -> Pool:
     """A `types.Sandbox` of `workers` workers (as many as cores if None); close it, or use it in a `with`.
 
     A problem's tests are run in order up to the first that is not passed, or all of them if `all_tests`. With
-    `lines`, executions say which lines of the program ran, and programs take several times longer. The tier "auto" is
-    the best that keeps its promises here and needs no Docker; "docker:IMAGE" is "docker" with another image than ours.
+    `lines`, executions say which lines of the program ran, and programs take several times longer. With `values`, those
+    of call tests have the value that was returned, as text. The tier "auto" is the best that keeps its promises here
+    and needs no Docker; "docker:IMAGE" is "docker" with another image than ours.
     Raises SandboxUnavailable where the tier asked for does not keep its promises.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0))
     if workers < 1:
         raise InputError(f"a sandbox needs at least one worker, not {workers}.")
-    candidates = choose(tier)
+    candidates, limits = choose(tier), limits or Limits()
     for candidate in candidates[:-1]:
         with contextlib.suppress(SandboxUnavailable):
-            return Pool(candidate, limits or Limits(), workers=workers, all_tests=all_tests, lines=lines)
-    return Pool(candidates[-1], limits or Limits(), workers=workers, all_tests=all_tests, lines=lines)
+            return Pool(candidate, limits, workers=workers, all_tests=all_tests, lines=lines, values=values)
+    return Pool(candidates[-1], limits, workers=workers, all_tests=all_tests, lines=lines, values=values)

@@ -6,11 +6,12 @@ They run in the judge on decoded plain data. Not handled: several right answers;
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from math import isclose, isfinite, isnan
 from typing import Any
 
@@ -29,6 +30,8 @@ SPACE, WORD = re.compile(rb"[\t-\r ]"), re.compile(rb"[^ ]+")
 PIECE = 1 << 20
 SHOWN = 60
 """Characters of a value in a message."""
+MAX_VALUE_TEXT = 200
+"""Characters of a value in a record."""
 
 
 def same_value(expected: Any, got: Any) -> bool:
@@ -165,3 +168,40 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError, MemoryError):  # integers beyond Python's limit of digits
         return f"<{type(value).__name__}>"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+class _NoText(Exception):
+    """A value that holds an object of the program's own."""
+
+
+def value_text(value: Any) -> str | None:
+    """A value in a record: as Python writes it, the same for equal sets, and cut at MAX_VALUE_TEXT. Never failing.
+
+    None where an object of the program's own is among what is written: that is equal to nothing.
+    """
+    try:
+        text = _written(value)
+    except _NoText:
+        return None
+    except (ValueError, RecursionError, MemoryError):  # as for `shown`
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= MAX_VALUE_TEXT else f"{text[: MAX_VALUE_TEXT - 3]}..."
+
+
+def _written(value: Any) -> str:
+    """repr, as far as it is kept, but the members of sets in one order: each judge hashes texts in its own way."""
+    kind = type(value)
+    if kind is plain.Opaque:
+        raise _NoText
+    if kind is plain.Consumed:
+        return f"iter({_written(list(copy.copy(value.items)))})"  # it can be read once, and others want to
+    if kind in (set, frozenset) and value:
+        inner = f"{{{', '.join(sorted(map(_written, value)))}}}"
+        return inner if kind is set else f"frozenset({inner})"
+    if kind in (list, tuple):
+        items = ", ".join(map(_written, value[:MAX_VALUE_TEXT]))
+        return f"[{items}]" if kind is list else f"({items},)" if len(value) == 1 else f"({items})"
+    if kind is dict:
+        pairs = islice(value.items(), MAX_VALUE_TEXT)
+        return f"{{{', '.join(f'{_written(key)}: {_written(item)}' for key, item in pairs)}}}"
+    return repr(value[: MAX_VALUE_TEXT + 1] if kind in (str, bytes) else value)

@@ -70,6 +70,7 @@ class Desk:
         self.limits: dict[str, float] = {}
         self.all_tests = False
         self.lines = False
+        self.values = False
         self.build_limits: dict[str, float] | None = None
         """What a compiler may use, where programs are not Python."""
 
@@ -137,6 +138,7 @@ class Judged(NamedTuple):
 
     outcome: Outcome
     digest: str | None = None
+    value: str | None = None
     cpu_s: float | None = None
     lines: frozenset[int] = frozenset()
 
@@ -152,11 +154,12 @@ def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
         if failed is not None:
             found = [Judged(failed)] * (len(tests) if desk.all_tests else 1)
         loading = program.lines
+        before = 0.0  # loading is the first one's
         while len(found) < len(tests) and (desk.all_tests or not found or found[-1].outcome.status == "passed"):
-            before = (cpu_so_far(program) if found else 0.0) if desk.all_tests else None  # loading is the first one's
-            outcome, digest = _judge_call(program, desk.entry_point, tests[len(found)])
-            cpu_s = None if before is None else cpu_so_far(program) - before
-            found.append(Judged(outcome, digest, cpu_s, program.lines))
+            one = _judge_call(program, desk.entry_point, tests[len(found)], value=desk.values)
+            after = cpu_so_far(program) if desk.all_tests else 0.0
+            found.append(one._replace(cpu_s=after - before if desk.all_tests else None, lines=program.lines))
+            before = after
             program.lines = loading
     except (ProgramEnded, Exception) as error:
         found.append(Judged(_stopped(program, error), lines=program.lines))
@@ -165,9 +168,10 @@ def judge_calls(desk: Desk, source: str, tests: list[Test]) -> list[Report]:
     if last is not found[-1].outcome:
         # the limit is for all of these tests together: none is left for the others
         rest = len(tests) - len(found) if desk.all_tests and last.status == "timeout" else 0
-        found[-1:] = [found[-1]._replace(outcome=last, digest=None)] * (1 + rest)
+        found[-1:] = [found[-1]._replace(outcome=last, digest=None, value=None)] * (1 + rest)
     reports = [
-        _report(test, one.outcome, None, program, digest=one.digest, lines=one.lines) | {"cpu_s": one.cpu_s}
+        _report(test, one.outcome, None, program, digest=one.digest, lines=one.lines)
+        | {"cpu_s": one.cpu_s, "value": one.value and _storable(one.value)}
         for test, one in zip(tests, found, strict=False)  # it stops at the first that failed
     ]
     reports[-1].update(_measured(usage))
@@ -182,23 +186,25 @@ def _for_many(limits: dict[str, float], n_calls: int) -> dict[str, float]:
     return {name: value * times if name.endswith("_s") else value for name, value in limits.items()}
 
 
-def _judge_call(program: Program, entry_point: str | None, test: Test) -> tuple[Outcome, str | None]:
+def _judge_call(program: Program, entry_point: str | None, test: Test, *, value: bool) -> Judged:
+    """One call and what it gave, with its value as text if that is asked for."""
     if entry_point is None:
         raise SandboxFailed("a call test needs a problem with an entry point")
     try:
         got = call(program, entry_point, tuple(plain.decode(test["input"])), {})
     except Exception as error:
         if isinstance(error, CandidateRaised):
-            return Outcome("runtime_error", error.shown), None
+            return Judged(Outcome("runtime_error", error.shown))
         raise
+    text = compare.value_text(got) if value else None
     expected = plain.decode(test["expected"])
     try:
         same, digest = compare.same_value(expected, got), compare.digest_value(got)
     except (ArithmeticError, TypeError, ValueError, RecursionError) as error:  # Decimal("sNaN") == 1 raises, for one
-        return Outcome("wrong", f"comparing {compare.shown(got)} raised {type(error).__name__}"), None
+        return Judged(Outcome("wrong", f"comparing {compare.shown(got)} raised {type(error).__name__}"), value=text)
     if same:
-        return Outcome("passed"), digest
-    return Outcome("wrong", f"expected {compare.shown(expected)}, got {compare.shown(got)}"), digest
+        return Judged(Outcome("passed"), digest, text)
+    return Judged(Outcome("wrong", f"expected {compare.shown(expected)}, got {compare.shown(got)}"), digest, text)
 
 
 def judge_stdio(desk: Desk, source: str, test: Test) -> Report:
@@ -334,6 +340,7 @@ def serve(desk: Desk) -> None:
             desk.tests = [wire.read_message(descriptor) for _ in range(job["n_tests"])]
             desk.entry_point = job["entry_point"]
             desk.all_tests, desk.lines = job["all_tests"], job["lines"] and desk.build_limits is None
+            desk.values = job["values"]
         desk.limits = job.get("limits", desk.limits)
         set_alarm(desk.limits)
         for reports, done in judge_job(desk, job["program"]):

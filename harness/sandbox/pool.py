@@ -46,11 +46,14 @@ Executions = tuple[Execution, ...]
 class Pool:
     """A `types.Sandbox`: workers of one tier under one set of limits. Use it in a `with`, or close it."""
 
-    def __init__(self, tier: Tier, limits: Limits, *, workers: int, all_tests: bool, lines: bool = False) -> None:
+    def __init__(
+        self, tier: Tier, limits: Limits, *, workers: int, all_tests: bool, lines: bool = False, values: bool = False
+    ) -> None:
         self._tier = tier
         self._limits = limits
         self._all_tests = all_tests
         self._lines = lines
+        self._values = values
         self._running = False
         self._closed = False
         self._limits_of: dict[tuple[float | None, bool], Limits] = {}
@@ -181,7 +184,15 @@ class Pool:
             if found is None:
                 found = self._workers[position] = self._start(toolchain)
             try:
-                worker.submit(found, job, limits, patience=self._limits, all_tests=self._all_tests, lines=self._lines)
+                worker.submit(
+                    found,
+                    job,
+                    limits,
+                    patience=self._limits,
+                    all_tests=self._all_tests,
+                    lines=self._lines,
+                    values=self._values,
+                )
                 return found
             except (plain.NotPlain, plain.TooLarge) as error:
                 raise InputError(f"a test of problem {job.problem.id!r} cannot be sent: {error}.") from error
@@ -403,6 +414,7 @@ def _executions(job: Job, reports: list[dict[str, Any]]) -> Executions:
             detail=report["detail"],
             stdout=report["stdout"],
             value_digest=report["value_digest"],
+            value=report.get("value"),
             lines=None if report["lines"] is None else tuple(report["lines"]),
             cpu_s=report.get("cpu_s"),
             wall_s=report.get("wall_s"),

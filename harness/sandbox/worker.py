@@ -167,6 +167,7 @@ def _say_hello(worker: Worker, toolchain: language.Toolchain) -> None:
         patience=HELLO_LIMITS,
         all_tests=False,
         lines=False,
+        values=False,
     )
     try:
         while (reports := collect(worker)) is None:
@@ -200,7 +201,9 @@ def _read_ready(worker: Worker) -> None:
         raise SandboxUnavailable(f"the sandbox did not start: {last}.")
 
 
-def submit(worker: Worker, job: Job, limits: Limits, *, patience: Limits, all_tests: bool, lines: bool) -> None:
+def submit(
+    worker: Worker, job: Job, limits: Limits, *, patience: Limits, all_tests: bool, lines: bool, values: bool
+) -> None:
     """Gives the worker its next job. Tests travel only when the problem changes; WorkerDied if nobody is there.
 
     `limits` are the program's; the judge itself has `patience`, whatever the problem.
@@ -211,7 +214,7 @@ def submit(worker: Worker, job: Job, limits: Limits, *, patience: Limits, all_te
         if worker.toolchain is not None and any(test.kind != "stdio" for test in job.problem.tests):
             raise plain.NotPlain(f"programs in {worker.toolchain.name} have stdio tests only")
         message["entry_point"] = job.problem.entry_point
-        message["all_tests"], message["lines"] = all_tests, lines
+        message["all_tests"], message["lines"], message["values"] = all_tests, lines, values
     wide, patience = (
         each if worker.toolchain is None else worker.toolchain.widened(each) for each in (limits, patience)
     )

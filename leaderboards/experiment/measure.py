@@ -21,15 +21,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from harness.finished import results_of
 from harness.metrics.gaps import did_ci, gap_ci
 from harness.metrics.inference import Interval, diff_ci, mean_ci
 from harness.metrics.power import mde
 from harness.metrics.seeds import seeds_ci
 from harness.metrics.significance import holm, p_value, sign_flip
+from harness.selectors import graded
 from harness.types import Floats
 
 from ..ranking import ranks
-from .read import TRAIN, Arm, Setting, SweepFolder, differing_graders
+from ..strata import EDGES, difficulty
+from .read import TRAIN, Arm, Setting, SweepFolder, differing_graders, run_folder
 from .report import (
     FORMAT,
     NEGLIGIBLE,
@@ -73,6 +76,8 @@ def _setting(setting: Setting, pools: Mapping[str, tuple[Pool, ...]]) -> Setting
         family=len(declared),
         comparisons=_compared(declared, finals, main),
         pairs=_compared(pairs, finals, main),
+        elsewhere={name: found for name in setting.others if (found := _compared(pairs, finals, f"{name} pass@1"))},
+        bins=_bins(setting, finals, main),
         ranking=_ranking(means),
         notes=tuple(_notes(setting, arms)),
     )
@@ -221,6 +226,31 @@ def _compared(declared: Sequence[tuple[str, str]], finals: Mapping[str, Pool], m
         )
         for (fields, interval), p_one, p_holm in zip(found, p, adjusted, strict=False)
     )
+
+
+def _bins(setting: Setting, finals: Mapping[str, Pool], metric: str) -> dict[str, dict[str, Number]]:
+    """The change of each arm in each difficulty bin of two problems or more; nothing without four samples of each."""
+    if BASE not in finals:
+        return {}
+    results = results_of(run_folder(finals[BASE].steps[0].folder, setting.test))[1]
+    if min(len(row) for row in graded(results)) < 4:
+        return {}
+    label_of, odd = difficulty(results)
+    rows = zip(odd.problems_P, graded(odd), strict=True)
+    before = {problem.id: float(row.mean()) for problem, row in rows if len(row)}
+    found: dict[str, dict[str, Number]] = {}
+    for name, pool in finals.items():
+        after = pool.mean(metric)
+        if name == BASE or after is None:
+            continue
+        shared = sorted(before.keys() & after.keys())
+        parts = {label: [i for i in shared if label_of[i] == label] for _, label in EDGES}
+        found[name] = {
+            label: change({i: before[i] for i in ids}, {i: after[i] for i in ids})
+            for label, ids in parts.items()
+            if len(ids) > 1
+        }
+    return found
 
 
 def effect_of(interval: Interval, p_holm: float) -> Effect:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from harness.types import Record
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the shape of report.json changes."""
 
 Effect = Literal["higher", "lower", "none", "undecided"]
@@ -65,7 +65,7 @@ class Stage(Record, frozen=True, omit_defaults=False):
 
 
 class Comparison(Record, frozen=True, omit_defaults=False):
-    """The last checkpoints of an arm against another's, on pass@1 of test problems."""
+    """The last checkpoints of an arm against another's, on pass@1 of one evaluation."""
 
     arm: str
     against: str
@@ -138,6 +138,10 @@ class SettingReport(Record, frozen=True, omit_defaults=False):
     comparisons: tuple[Comparison, ...]
     pairs: tuple[Comparison, ...]
     """The treatments against one another: a family of its own."""
+    elsewhere: dict[str, tuple[Comparison, ...]]
+    """The same on pass@1 of the other evaluations, such as transfer: a family each."""
+    bins: dict[str, dict[str, Number]]
+    """By arm and difficulty: the change on those test problems that the base solves so often (`strata.difficulty`)."""
     ranking: dict[str, int]
     """Ranks, best first; those that a paired test cannot tell apart share one."""
     notes: tuple[str, ...]

@@ -207,10 +207,13 @@ def _comparisons(setting: SettingReport) -> str:
         "detectable",
         "for new seeds",
     ]
+    others = "of treatments with one another"
+    families = [("declared by the sweep", setting.comparisons, setting.family)]
+    families += [(others, setting.pairs, len(setting.pairs))]
+    families += [(f"{others} on {name}", found, len(found)) for name, found in setting.elsewhere.items()]
     parts = []
-    for found, size in ((setting.comparisons, setting.family), (setting.pairs, len(setting.pairs))):
+    for name, found, size in families:
         if found:
-            name = "declared by the sweep" if found is setting.comparisons else "of treatments with one another"
             rest = f", {size - len(found)} of them without a result yet" if size > len(found) else ""
             parts.append(f"The {plural(size, 'comparison')} {name}{rest}:")
             parts.append(_table(headers, [_comparison(each) for each in found]))

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from harness.leaderboards.ranking import ranks
 from harness.leaderboards.render import render
 from harness.leaderboards.strata import difficulty
 from harness.metrics.inference import diff_ci
+from harness.verifiers import rate
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,84 @@ def test_metrics_that_are_not_there(runs):
         compare(runs[0], [runs[1]], metrics=["pass"])
     with pytest.raises(InputError, match="named twice"):
         compare(runs[0], [runs[0]])
+
+
+# selectors as arms
+
+
+@pytest.fixture(scope="module")
+def scored(folder):
+    """Completion 3 of each problem is right in every second one; a column knows, another is constant."""
+    run = make_run(folder, "scored", lambda i, j: j == 3 and i % 2 == 0)
+    rows = [{"problem_id": f"p/{i}", "index": j, "knows": float(j), "same": 1.0} for i in range(20) for j in range(4)]
+    path = folder / "scores.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("knows", "same"):
+        rate(run, "precomputed", args={"path": str(path), "column": name}, name=name)
+    return run
+
+
+def arm(run, metric):
+    return run.with_name(f"{run.name}:{metric}")
+
+
+def test_selectors_of_one_run_are_compared_with_one_another(scored):
+    names = ["best@4[knows]", "best@4[same]", "pass@4", "maj@4"]
+    found = as_json(arm(scored, "pass@1"), [arm(scored, name) for name in names])
+    assert [(each["run"], each["metric"], each["base_metric"]) for each in found] == [
+        (f"scored:{name}", name, "pass@1") for name in names
+    ]
+    values = [each["run_value"] for each in found]
+    assert values == [0.5, 0.125, 0.5, 0.125]
+    assert [each["base_value"] for each in found] == [0.125] * 4
+    interval = diff_ci([0.75, 0.0] * 10)
+    assert (found[0]["value"], found[0]["low"], found[0]["high"]) == (interval.value, interval.low, interval.high)
+    assert (found[0]["n_better"], found[0]["n_worse"], found[1]["p"]) == (10, 0, 1)
+    text = compare(arm(scored, "pass@1"), [arm(scored, name) for name in names])
+    assert text.startswith("# Compared with scored:pass@1")
+    assert "| jsonl  | best@4[knows] | scored:best@4[knows] | 12.50 " in text
+    assert re.search(r"- jsonl: (scored:best@4.knows. = scored:pass@4|scored:pass@4 = scored:best@4.knows.) > ", text)
+
+
+def test_an_arm_without_a_metric_has_the_one_that_is_named(scored, runs):
+    (found,) = as_json(arm(runs[0], "pass@2"), [runs[1]])
+    assert (found["run"], found["metric"], found["base_metric"]) == ("better:pass@1", "pass@1", "pass@2")
+    (found,) = as_json(runs[0], [arm(runs[1], "maj@2")], metrics=["pass@2"])
+    assert (found["run"], found["base_metric"]) == ("better:maj@2", "pass@2")
+    with pytest.raises(InputError, match="leaves 2 metrics to choose from: write RUN:METRIC"):
+        compare(runs[0], [arm(runs[1], "maj@2")], metrics=["pass@1", "pass@2"])
+
+
+def test_arms_by_level_sum_and_by_difficulty_use_the_other_half(scored):
+    text = compare(arm(scored, "pass@1"), [arm(scored, "best@4[knows]")], by="level").split("## By level")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| jsonl" in line]
+    assert sum(float(row[-1]) for row in rows[:-1]) == pytest.approx(float(rows[-1][-1]), abs=0.02)
+    found = as_json(arm(scored, "pass@1"), [arm(scored, "best@2[knows]")], by="difficulty")[0]
+    assert (found["base_value"], found["run_value"]) == (0.25, 0.5)  # of completions 1 and 3 alone, for both
+
+
+def test_arms_that_cannot_be(scored, runs):
+    with pytest.raises(
+        UnknownName, match=r"metric of scored:bst@4\[knows\] on jsonl .* did you mean 'best@4\[knows\]'"
+    ):
+        compare(arm(scored, "pass@1"), [arm(scored, "bst@4[knows]")])
+    with pytest.raises(InputError, match="'best' is not a metric"):
+        compare(arm(scored, "pass@1"), [arm(scored, "best")])
+    with pytest.raises(InputError, match="every metric of it, once"):
+        compare(arm(scored, "pass@1"), [arm(scored, "pass@1")])
+    with pytest.raises(InputError, match="every metric of it, once"):
+        compare(arm(scored, "pass@1"), [scored])
+    with pytest.raises(InputError, match=r"nowhere:maj@8 is not a run folder"):
+        compare(arm(scored, "pass@1"), [scored.with_name("nowhere:maj@8")])
+
+
+def test_a_folder_whose_name_has_a_colon_is_itself(folder, runs):
+    other = folder / "base:maj@2"
+    shutil.copytree(runs[1], other)
+    (found,) = as_json(runs[0], [other])
+    assert (found["run"], found["metric"]) == ("base:maj@2", "pass@1")
+    (found,) = as_json(runs[0], [arm(other, "maj@2")])
+    assert (found["run"], found["metric"]) == ("base:maj@2:maj@2", "maj@2")
 
 
 @pytest.mark.parametrize("by", ["level", "even", "difficulty"])

@@ -60,3 +60,9 @@ def test_bh_by_hand() -> None:
 def test_what_is_no_family_of_p_values_is_refused(adjust, p) -> None:
     with pytest.raises(ValueError, match="numbers in"):
         adjust(p)
+
+
+def test_rounding_is_no_difference() -> None:
+    d = np.full(20, 2e-17)
+    assert sign_flip(d) == 1.0
+    assert sign_flip([*d, 0.5, 0.5]) == sign_flip([0.5, 0.5]) == 0.5

@@ -179,6 +179,7 @@ def test_what_breaks_the_judge_is_the_programs_if_it_had_spoken() -> None:
     assert judge._stopped(cast(Any, program), KeyError()).status == "sandbox_error"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trick", ["signal.signal(signal.SIGXCPU, signal.SIG_IGN)", "resource.setrlimit(resource.RLIMIT_CPU, (2, 2))"]
 )

@@ -86,6 +86,7 @@ def test_model_completions_get_the_official_verdict(humaneval: Known, shared_dat
     assert n_passed == {1: 1922, 4: 494, 28: 78}[step]
 
 
+@pytest.mark.slow
 def test_gold_solutions_of_mbpp(shared_data: Path) -> None:
     jobs = []
     for row in rows(shared_data / "mbpp_sanitized_codet.jsonl.gz"):

@@ -108,6 +108,7 @@ def test_sleeping_counts_only_after_a_second_run_and_loops_at_once(make_job: Any
     assert all(by_index[index].status == Status.passed for index in range(2, 6))
 
 
+@pytest.mark.slow
 def test_slow_programs_hold_up_nobody_and_keep_their_limits(make_job: Any) -> None:
     loops = [make_job(f"while True: pass  # {index}", IS_NINE, index=index) for index in range(2)]
     quick = [make_job(f"{SQUARE}# {index}", IS_NINE, index=index) for index in range(2, 40)]
@@ -183,6 +184,7 @@ def test_a_dead_worker_costs_no_verdict(make_job: Any, victim: str) -> None:
     assert results == {0: [Status.passed], 1: [Status.passed]}
 
 
+@pytest.mark.slow
 def test_answer_that_takes_the_judge_for_ever_is_a_timeout(box: Any, make_job: Any) -> None:
     collide = "def f(x): return [k * (2**61 - 1) for k in range(60000)]"
     hashing = Case(id="0", kind="script", input="assert len(set(candidate(1))) == 1")
