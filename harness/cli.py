@@ -1,8 +1,9 @@
 """The command `harness`. Options keep the names that users of lm-evaluation-harness know; `-` and `_` are the same.
 
-Here are the commands that run models; `cli_finished` has those on what they leave, `cli_verifiers` those that choose. `main` is the entry point: an error
-of ours is printed as its one sentence, with exit status 2. Status 1 means that the command ran and found something
-wrong (ungraded completions, gold solutions that fail, arms of a sweep that failed). No logic lives here.
+Here are the commands that run models; `cli_finished` has those on what they leave, `cli_verifiers` those that choose
+among it. `main` is the entry point: an error of ours is printed as its one sentence, with exit status 2. Status 1 means
+that the command ran and found something wrong (ungraded completions, gold solutions that fail, arms of a sweep that
+failed). No logic lives here.
 """
 
 from __future__ import annotations

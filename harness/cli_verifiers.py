@@ -102,23 +102,52 @@ def verifier(
         str, typer.Option("--inputs", help="What it sees, separated by commas.")
     ] = "prompt,program,execution",
     suite: Annotated[
-        str, typer.Option("--suite", help="Whose execution results it sees: inputs, examples.")
+        str, typer.Option("--suite", help="Whose execution results it sees: examples, inputs, generated.")
     ] = "examples",
+    values_only: Annotated[
+        bool, typer.Option("--values_only", help="Don't say whether values are those that the suite expects.")
+    ] = False,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="At most; it stops by validation.")] = 4,
+    learning_rate: Annotated[
+        float, typer.Option("--learning_rate", help="For small models; 1e-5 to 5e-5 for pretrained ones.")
+    ] = 1e-3,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max_tokens", min=1, help="Of a text.", show_default="the model's context")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...", show_default="found")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the training.")] = 0,
 ) -> None:
     """Train a verifier on verdicts: LEVER (a language model that answers yes or no), or a probe on hidden states.
 
     harness verifier runs/train --base ./checkpoint --output_path verifiers/lever
+
+    A fifth of the problems is for validation. Programs must have been run on the suite (harness suite).
     """
     from importlib import import_module
 
     from harness.config import parse_list
+    from harness.progress import bars
 
-    with resumable():
-        found = import_module("harness.trainers.verifier").train_verifier(
-            runs, output_path, base=base, kind=str(kind), inputs=tuple(parse_list(inputs)), suite=suite, seed=seed
+    trainer = import_module("harness.trainers.verifier")
+    with bars(note) as progress, resumable():
+        found = trainer.train_verifier(
+            runs,
+            output_path,
+            base=base,
+            kind=str(kind),
+            inputs=parse_list(inputs),
+            suite=suite or None,
+            agreement=not values_only,
+            seed=seed,
+            settings=trainer.Settings(epochs=epochs, learning_rate=learning_rate, max_tokens=max_tokens),
+            device=device,
+            progress=progress,
         )
-    typer.echo(f"{output_path}: {found['validation']}")
+    on = found["validation"]
+    typer.echo(
+        f"wrote {output_path}: on {on['n_problems']} validation problems loss {on['loss']:.3f}, AUROC "
+        f"{on['auroc']:.3f}; harness rate scores a run by it."
+    )
 
 
 def rate(

@@ -94,6 +94,14 @@ def test_the_tables_of_the_demo_are_those_of_its_report():
     assert all(row in committed for row in rows)
 
 
+def test_the_table_of_selectors_is_that_of_its_report():
+    section = README.partition("## Choose one of many")[2].partition("\n## ")[0]
+    committed = (ROOT / "leaderboards/selection/humaneval_codegen16b.md").read_text()
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 9
+    assert all(row in committed for row in rows)
+
+
 def test_two_made_up_systems_give_the_table_of_the_readme(tmp_path):
     for system in ("careful", "hasty"):
         options = ["--tasks", "first_steps", "--model", "first_steps", "--model_args", f"system={system}"]

@@ -3,7 +3,7 @@
 It says what each way of choosing one of k completions is worth: over taking one unchosen, over majority, over
 log-probability, and as a share of what could be gained; how good each score is; and what choosing ever harder does. The
 same folder gives the same bytes; seconds are those that the folder has recorded. Read on in `read.py` (what the folder
-says of its scores), `measure.py` and `quality.py` (the statistics), `words.py`, `tables.py` and `figures.py`.
+says of its scores), `measure.py`, `quality.py` and `stages.py` (the statistics), `words.py`, `tables.py`, `figures.py`.
 Not handled: several runs (`compare.py`), and making scores (`harness.verifiers`).
 """
 

@@ -30,6 +30,7 @@ from ..experiment.report import Number
 from .quality import fall_of, pressure_of, quality_of
 from .read import sources_of, suites_of
 from .report import FORMAT, ONE, Gain, Part, Selector, Source, VerifierReport
+from .stages import pruned_of, several_of
 
 METRIC = re.compile(r"(?P<rule>[^@]+)@(?P<k>\d+)(?P<score>\[.*\])?", re.DOTALL)
 LOGPROBS = (f"best[{MEAN_LOGPROB}]", "best[logprob]")
@@ -109,6 +110,8 @@ def _part(name: str, part: Results, ks: tuple[int, ...], baseline: str, sources:
         gains=_gains(selectors, one_P, baselines, ks[-1]) if ks[-1] > 1 else (),
         quality=tuple(quality_of(part, score, probability=_probable(part, score, sources)) for score in rated),
         pressure=tuple(each for each in found if each is not None),
+        several=several_of(part, ks),
+        pruned=pruned_of(part, ks[-1]),
         notes=tuple(_notes(name, part, sources)),
     )
 

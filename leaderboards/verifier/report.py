@@ -10,7 +10,7 @@ from harness.types import Record
 
 from ..experiment.report import Number
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the shape of the file changes."""
 
 ONE = "pass@1"
@@ -108,6 +108,56 @@ class Pressure(Record, frozen=True, omit_defaults=False):
     """The success rate at the largest k minus that at `best_k`."""
 
 
+class Submitted(Record, frozen=True, omit_defaults=False):
+    """Problems solved by n submissions, at least one of them right."""
+
+    n: int
+    solved: dict[int, Number]
+    """By k >= n, k > 1: n@k, the submissions chosen by filter and cluster."""
+    random: Number
+    """pass@n: as many random submissions."""
+    gain: Number
+    """Of the chosen over the random ones at the largest k, paired by problem."""
+
+
+class Several(Record, frozen=True, omit_defaults=False):
+    """Several submissions out of k programs."""
+
+    suite: str
+    """By whose results programs are clustered."""
+    accepted: str | None
+    """The suite that a program has to pass to be submitted."""
+    submitted: tuple[Submitted, ...]
+
+
+class Kept(Record, frozen=True, omit_defaults=False):
+    """Tests run on the `keep` best by a score alone."""
+
+    keep: int
+    right: Number
+    change: Number | None
+    """Against running them on all, paired by problem; None for all."""
+    cpu_s: float | None
+    """Expected CPU seconds of running the tests of one problem, the mean over all problems, nothing for those without
+    tests; None where not measured."""
+
+
+class Pruned(Record, frozen=True, omit_defaults=False):
+    """Of k programs the best by a score are run on a suite, and the one that passes most of its tests is chosen."""
+
+    score: str
+    suite: str
+    k: int
+    kept: tuple[Kept, ...]
+    """From all down to one."""
+    enough: int
+    """The smallest keep such that neither it nor a larger one is seen to be worse than keeping all."""
+    programs: int
+    """Completions of problems with tests."""
+    unmeasured: int
+    """Those of them whose CPU seconds are unknown; each counts like the mean of its problem's others."""
+
+
 class Part(Record, frozen=True, omit_defaults=False):
     """One task, or one split of it."""
 
@@ -128,6 +178,10 @@ class Part(Record, frozen=True, omit_defaults=False):
     """At the largest k; Holm's adjustment is over all of them."""
     quality: tuple[Quality, ...]
     pressure: tuple[Pressure, ...]
+    several: Several | None
+    """None where programs have no results to be clustered by."""
+    pruned: tuple[Pruned, ...]
+    """Empty without scores, or without a suite to rank by."""
     notes: tuple[str, ...]
 
 

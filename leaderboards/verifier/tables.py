@@ -10,8 +10,23 @@ from tabulate import tabulate
 from ..experiment.format import change_text, level_text, listed, number_text, p_text, plural, points, value_text
 from ..experiment.report import Number
 from .figures import drawn
-from .report import Gain, Part, Pressure, Quality, Source, Tests, VerifierReport
-from .words import ROUGH, baseline, headline, label, ordered, pressure, selector, share_text, title
+from .report import Gain, Part, Pressure, Pruned, Quality, Several, Source, Tests, VerifierReport
+from .words import (
+    ROUGH,
+    SUITES,
+    baseline,
+    filtered,
+    headline,
+    label,
+    ordered,
+    pressure,
+    pruned,
+    seconds_text,
+    selector,
+    share_text,
+    submitted,
+    title,
+)
 
 CAPTIONS = {
     "selection": "How often the chosen completion is right, against the number to choose from.",
@@ -39,6 +54,12 @@ QUALITY = """\
 *Valid* are tests that the gold solution passes. *Accepts*: all tests of a problem, *single*: one of them, as a judge of
 completions; true positive is the share of right completions that pass, false positive that of wrong ones. *Kill rate*:
 the share of gold solutions with a planted fault that a valid test fails."""
+
+
+PRUNING = """\
+Of {k} programs the best by a score are run on {suite}, and of these the one that passes most is chosen. *CPU s* are
+those of the programs that are run, expected for one problem, without what the score costs; to keep one is to choose by
+the score alone, and needs no test. Differences are paired by problem and not adjusted for their number."""
 
 
 def markdown(report: VerifierReport, figures: Mapping[str, Mapping[str, Path]], folder: Path) -> str:
@@ -78,6 +99,11 @@ def _part(part: Part, sources: Sequence[Source], figures: Mapping[str, Path], fo
     if part.gains:
         yield f"### Against the baselines, at k = {part.ks[-1]}"
         yield _gains(part)
+    if part.several:
+        yield "### Several submissions"
+        yield filtered(part.several)
+        yield _list(submitted(one) for one in part.several.submitted)
+        yield _several(part, part.several)
     if part.quality:
         yield "### How good each score is"
         yield _quality(part, {source.score: source for source in sources})
@@ -88,6 +114,12 @@ def _part(part: Part, sources: Sequence[Source], figures: Mapping[str, Path], fo
         yield _pressure(part)
         yield _picture("claimed", figures, folder)
         yield _picture("pressure", figures, folder)
+    if part.pruned:
+        yield "### Prune, then rank"
+        yield PRUNING.format(k=part.ks[-1], suite=SUITES[part.pruned[0].suite])
+        yield _list(pruned(one) for one in part.pruned)
+        yield _pruned(part.pruned)
+        yield _unmeasured(part.pruned[0])
 
 
 def _heading(part: Part) -> str:
@@ -166,6 +198,42 @@ def _chosen(each: Pressure) -> Iterator[list[str]]:
     yield ["", "right, %", *(value_text(chosen.right) for chosen in each.chosen)]
     if each.chosen[0].gap is not None:
         yield ["", "says too much, pp", *(change_text(chosen.gap) for chosen in each.chosen)]
+
+
+def _several(part: Part, several: Several) -> str:
+    ks = [k for k in part.ks if k > 1]
+    rows = []
+    for each in several.submitted:
+        known = [k in each.solved for k in ks]
+        rows.append([f"{each.n}, chosen ({each.n}@k)", *(level_text(each.solved.get(k)) for k in ks)])
+        random = level_text(each.random)
+        rows.append([f"{each.n}, random (pass@{each.n})", *(random if some else "-" for some in known)])
+    rows.append(["all k (pass@k)", *(level_text(part.ceiling[k]) for k in ks)])
+    return _table(["submissions", *(f"k = {k}" for k in ks)], rows)
+
+
+def _pruned(every: Sequence[Pruned]) -> str:
+    rows = [
+        [
+            *(each.score if one is each.kept[0] else "", str(one.keep), level_text(one.right)),
+            *(change_text(one.change), seconds_text(one.cpu_s)),
+        ]
+        for each in every
+        for one in each.kept
+    ]
+    return _table(["score", "programs run", "right, %", "against all", "CPU s"], rows)
+
+
+def _unmeasured(each: Pruned) -> str:
+    """What is not known of the seconds."""
+    if each.kept[0].cpu_s is None:
+        return (
+            f"CPU seconds are not known of {each.unmeasured} of {plural(each.programs, 'completion')}: none are shown."
+        )
+    if not each.unmeasured:
+        return ""
+    some = f"CPU seconds are not known of {each.unmeasured} of {plural(each.programs, 'completion')}"
+    return f"{some}: they count like the average of the others of their problem."
 
 
 def _tests(suites: Sequence[Tests]) -> Iterator[str]:

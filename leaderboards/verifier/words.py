@@ -1,7 +1,7 @@
 """Sentences of a verifier report: what each selector is worth, and what pressure does to a score.
 
 A sentence says no more than its interval: one that contains 0 is "cannot be told apart". Main functions: `selector`,
-`headline`, `pressure`. Not handled: tables (`tables.py`).
+`headline`, `pressure`, `submitted`, `pruned`. Not handled: tables (`tables.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from harness.results import percent
 from harness.selectable import MEAN_LOGPROB
 
-from ..experiment.format import change_text, level_text, listed, points
+from ..experiment.format import change_text, level_text, listed, plural, points
 from ..experiment.report import Number
-from .report import ONE, Chosen, Gain, Part, Pressure, Selector
+from .report import ONE, Chosen, Gain, Kept, Part, Pressure, Pruned, Selector, Several, Submitted
 
 SUITE_RULES = {"codet": "CodeT", "b4": "B4", "mbr_exec": "MBR-exec", "max_pass": "MaxPass"}
 SUITES = {"generated": "generated tests", "inputs": "the tests' inputs", "examples": "the examples"}
@@ -157,3 +157,66 @@ def _claim(chosen: Chosen, what: str) -> str:
         f"says {percent(chosen.score, 1)} % of {what}, of which {percent(chosen.right.value, 1)} % are right "
         f"({verdict}: {points(value)} [{points(low)}, {points(high)}])"
     )
+
+
+def filtered(each: Several) -> str:
+    """What is done to choose several submissions."""
+    passing, nothing = "all", ""
+    if each.accepted is not None:
+        passing, nothing = (
+            f"those that pass {SUITES[each.accepted]}, where a problem has any,",
+            "; where none passes, nothing is submitted",
+        )
+    return (
+        f"Of k programs {passing} are clustered by their results on {SUITES[each.suite]}, and one of each of the n "
+        f"largest clusters is submitted{nothing}. A problem is solved if any submission is right (AlphaCode's n@k)."
+    )
+
+
+def submitted(each: Submitted) -> str:
+    """`10 submissions of 100: 55.1 [..] % solved; +8.2 [..] over 10 random ones (pass@10).`"""
+    k = max(each.solved)
+    random = f"{'a random one' if each.n == 1 else f'{each.n} random ones'} (pass@{each.n})"
+    gain = f"cannot be told apart from {random} ({change_text(each.gain)})"
+    if _side(each.gain) > 0:
+        gain = f"{change_text(each.gain)} over {random}"
+    if _side(each.gain) < 0:
+        gain = f"**worse than {random}**, {change_text(each.gain)}"
+    return f"**{plural(each.n, 'submission')} of {k}**: {level_text(each.solved[k])} % solved; {gain}."
+
+
+def pruned(each: Pruned) -> str:
+    """How few programs need to be run, and the CPU seconds that saves."""
+    every, half = each.kept[:2]
+    found = next(one for one in each.kept if one.keep == each.enough)
+    name, best = f"**{_score(each.score)}**", "running only the best {} of {}"
+    if found.change is None:
+        return (
+            f"{name}: {best.format(half.keep, each.k)} is already worse than running all, {change_text(half.change)}."
+        )
+    best = best.format(found.keep, each.k) if found.keep > 1 else f"taking the best of {each.k} and running none"
+    like = "is better than" if _side(found.change) > 0 else "cannot be told apart from"
+    return f"{name}: {best} {like} running all ({change_text(found.change)}); {_saved(every.cpu_s, found)}."
+
+
+def _saved(every: float | None, found: Kept) -> str:
+    if every is None or found.cpu_s is None:
+        return "what that saves is not known, as CPU seconds were not measured"
+    if found.keep == 1:
+        return f"it saves the {seconds_text(every)} CPU seconds that the tests of a problem take"
+    share = f" ({100 * (1 - found.cpu_s / every):.1f} % less)" if every else ""
+    return f"it takes {seconds_text(found.cpu_s)} CPU seconds a problem instead of {seconds_text(every)}{share}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Three digits, as a program may take milliseconds and all of them minutes: `0.00814`, `1.59`, `152`."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.3g}" if seconds < 1000 else f"{seconds:.0f}"
+
+
+def _side(change: Number) -> int:
+    """1: above 0 beyond noise, -1: below, 0: cannot be told."""
+    assert change.low is not None
+    assert change.high is not None
+    return int(change.low > 0) - int(change.high < 0)
