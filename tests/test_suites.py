@@ -304,6 +304,7 @@ run_suite(Path(sys.argv[1]), suite_of(problems=12), workers=1)
 """
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_suite_is_the_same(tmp_path):
     programs = [f"def f(x):\n    return x + {i % 3}  # {i}\n" for i in range(20)]
     run = write_run(tmp_path, programs, problems=12)

@@ -278,6 +278,7 @@ def test_what_a_probability_claims_is_held_against_the_truth(world, page, part):
     assert "too much" not in sentence(page, "honest")
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_again_and_elsewhere(world, page, tmp_path):
     first = {path.name: path.read_bytes() for path in write(world.run)}
     assert first["verifiers.md"].decode() == page

@@ -16,6 +16,7 @@ from harness.types import Completion, Execution, Problem, Status, Test, Verdict
 from harness.verifiers import rate
 from tests.samplers.conftest import save
 
+pytestmark = pytest.mark.slow
 CALLS = (Test(id="0", kind="call", input=[3], expected=3),)
 
 
