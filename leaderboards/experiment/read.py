@@ -143,7 +143,10 @@ def _setting(folder: Path, plan: Sweep) -> Setting:
                 control=plan.arms[arm].control,
                 of=plan.arms[arm].of,
                 against=tuple(plan.placebos(folder.name, arm)),
-                attempts=tuple(_attempt(folder / arm / f"seed_{s}", s, base, (TRAIN, *on)) for s in plan.seeds),
+                attempts=tuple(
+                    _attempt(folder / arm / f"seed_{s}", s, base, (TRAIN, *on), source=_source(plan, folder.name, arm))
+                    for s in plan.seeds
+                ),
             )
             for arm in plan.arms_of(folder.name)
         ),
@@ -156,8 +159,16 @@ def _spec(base: Any) -> str:
     return ", ".join(f"{key}: {value}" for key, value in base.items()) if isinstance(base, dict) else str(base)
 
 
-def _attempt(folder: Path, seed: int, base: Step | None, names: Sequence[str]) -> Attempt:
+def _source(plan: Sweep, setting: str, arm: str) -> str:
+    """Where an arm's completions are sampled from, as the sweep file says it: a trial has a teacher's folder instead."""
+    name, teachers = plan.arms[arm].treatment.source, plan.settings[setting].teachers
+    return f"{name} ({_spec(teachers[name])})" if name in teachers else name
+
+
+def _attempt(folder: Path, seed: int, base: Step | None, names: Sequence[str], *, source: str) -> Attempt:
     trial = _decoded(folder / "trial.json", Trial) if (folder / "trial.json").is_file() else None
+    if trial is not None:
+        trial = msgspec.structs.replace(trial, treatment=msgspec.structs.replace(trial.treatment, source=source))
     own = folder / "iteration_0"
     of_base = _step(own, names) or base
     steps = []

@@ -292,3 +292,19 @@ def test_intervals_that_touch_are_not_apart():
     assert apart(number(0.1, 0.3), number(0.31, 0.5))
     assert apart(number(0.31, 0.5), number(0.1, 0.3))
     assert apart(Number(value=0.6, low=None, high=None, se=None, problems=1), number(0.1, 0.3))
+
+
+def test_a_teacher_is_named_as_the_file_names_it(build, tmp_path):
+    """A trial has the folder where the teacher turned out to be: a place of one machine."""
+    out = build(tmp_path / "out", {"rest_em": {"shifts": [(1, 1, 1)]}, "distill": {"shifts": [(1, 1, 1)]}})
+    sweep = json.loads((out / "sweep.json").read_text())
+    sweep["settings"]["maths"]["teachers"] = {"larger": {"pretrain": "word_problems", "width": 192}}
+    sweep["arms"]["distill"]["treatment"]["source"] = "larger"
+    (out / "sweep.json").write_text(json.dumps(sweep))
+    for path in out.glob("maths/distill/seed_*/trial.json"):
+        trial = json.loads(path.read_text())
+        trial["treatment"]["source"] = "/a/cache/word_problems-1234"
+        path.write_text(json.dumps(trial))
+    [(name, origin, changes)] = changes_of(read_sweep(out).settings[0])
+    assert (name, origin) == ("distill", "rest_em")
+    assert ("source", "policy", "larger (pretrain: word_problems, width: 192)") in changes
