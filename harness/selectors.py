@@ -2,8 +2,8 @@
 
 `oracle` (pass@k), `majority` (maj@k), `best_of`, `weighted`, `lever`, `consensus` (MaxPass, CodeT, B4, MBR-exec),
 `prune` and `n_at_k` take `Results` and ks and return one unbiased number per problem and k, (P, K), in the order of
-`results.problems_P`; `metrics/` has their formulas. `every_metric` is the list that a report shows: each of them that
-the run's data allow. `metrics_of` lists them without computing any.
+`results.problems_P`; `metrics/` has their formulas. `metrics_of` lists all that a run's data allow, none of them
+computed.
 
 Votes are by answer; with `suite` they are by what the programs did on the tests of that suite (`execution_labels`).
 Ungraded completions are left out, of n as of c: they are not wrong answers. A completion without an answer never votes.
@@ -12,8 +12,9 @@ Not handled: intervals (`metrics/inference.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -48,7 +49,6 @@ __all__ = [
     "Metric",
     "best_of",
     "consensus",
-    "every_metric",
     "execution_labels",
     "graded",
     "labels",
@@ -203,33 +203,22 @@ def n_at_k(
     return stages.n_at_k(graded(results), output, ks, n=n, accepted_PG=kept, **drawing(results))
 
 
-def every_metric(
-    results: Results, ks: Sequence[int], *, only: Collection[str] | None = None
-) -> Iterator[tuple[str, str | None, Floats]]:
-    """Rule, score or suite, and (P, K) estimates of each metric that the run allows: pass always, maj and votes where
-    there are answers or execution results, best-of and votes by each score that every graded completion has, the rules
-    on suites. `only` names those to compute, `vote@8[score by suite]` among them."""
-    for metric in metrics_of(results):
-        if metric.usual if only is None else any(metric.name(k) in only for k in ks):
-            yield metric.rule, metric.of, metric.values(ks)
-
-
 def metrics_of(results: Results) -> Iterator[Metric]:
     """Every selector that the run allows, none of them computed.
 
     A vote, and LEVER, is by answer. Programs have none: theirs is by their results on the suite `inputs`, else on
     `examples`, and on any suite when it is asked for by name, `vote@8[score by suite]`.
     """
-    yield Metric("pass", None, lambda ks: oracle(results, ks))
+    yield Metric("pass", None, partial(oracle, results))
     programs = any(problem.tests for problem in results.problems_P)  # they have no answers to vote with
     answers = not programs and any(answer is not None for group in results.answer_PG for answer in group)
     if answers:
-        yield Metric("maj", None, lambda ks: majority(results, ks))
+        yield Metric("maj", None, partial(majority, results))
     for suite, outcomes in results.suites.items():
         yield from _on_suite(results, suite, outcomes)
     usual = next((suite for suite in (OWN_INPUTS, "examples") if suite in results.suites), None)
     for score in score_names(results):
-        yield Metric("best", score, lambda ks, score=score: best_of(results, ks, score=score))  # type: ignore[misc]
+        yield Metric("best", score, partial(best_of, results, score=score))
         if answers:
             yield from _votes(results, score, score, None, usual=True)
         elif usual is not None:
@@ -239,10 +228,13 @@ def metrics_of(results: Results) -> Iterator[Metric]:
 
 
 def _on_suite(results: Results, suite: str, outcomes: Outcomes) -> Iterator[Metric]:
-    yield Metric("maj", suite, lambda ks: majority(results, ks, suite=suite))
+    yield Metric("maj", suite, partial(majority, results, suite=suite))
     rules = ("mbr_exec",) if shows_verdicts(suite, outcomes) else ("max_pass", "codet", "b4", "mbr_exec")
-    for rule in rules:
-        yield Metric(rule, suite, lambda ks, rule=rule: consensus(results, ks, rule=rule, suite=suite)[0])  # type: ignore[misc]
+    yield from (_by_rule(results, rule, suite) for rule in rules)
+
+
+def _by_rule(results: Results, rule: str, suite: str) -> Metric:
+    return Metric(rule, suite, lambda ks: consensus(results, ks, rule=rule, suite=suite)[0])
 
 
 def _votes(results: Results, score: str, of: str, suite: str | None, *, usual: bool) -> Iterator[Metric]:

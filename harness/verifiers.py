@@ -157,7 +157,7 @@ def _scorables(run: Path, made: Manifest, results: Results, suite: str | None) -
     tests_PC: Sequence[tuple[Test, ...]] = ((),) * len(results.problems_P)
     executions: dict[Key, tuple[Execution, ...]] = {}
     if suite is not None:
-        executions, tests_PC = _suite(run, results, suite)
+        tests_PC, executions = outcomes(run, suite, results).tests_PC, executions_on(run, suite, results)
     rows = zip(results.problems_P, results.completions_PG, results.verdicts_PG, tests_PC, strict=True)
     for problem, completions, verdicts, tests in rows:
         group = []
@@ -174,13 +174,6 @@ def _scorables(run: Path, made: Manifest, results: Results, suite: str | None) -
                 )
             )
         yield group
-
-
-def _suite(
-    run: Path, results: Results, suite: str
-) -> tuple[dict[Key, tuple[Execution, ...]], Sequence[tuple[Test, ...]]]:
-    """What every completion's program did on a suite, and the suite's tests of each problem."""
-    return executions_on(run, suite, results), outcomes(run, suite, results).tests_PC
 
 
 def _batches(groups: Iterable[Sequence[Scorable]], found: Mapping[Key, Any], at_once: str) -> Iterator[list[Scorable]]:

@@ -51,7 +51,10 @@ def saying(text):
 
 def asked(edit_for, batch, **options):
     """What a server whose answers are edited, by the question, makes the judge say; and what it was asked."""
-    faults = lambda seen: Fault(edit=edit_for(seen.body["messages"][-1]["content"])) if seen.body else None  # noqa: E731
+
+    def faults(seen):
+        return Fault(edit=edit_for(seen.body["messages"][-1]["content"])) if seen.body else None
+
     with serve(faults, chat=True) as server:
         found = list(judge(batch, model=MODEL, base_url=server.url, **options))
         return found, [seen.body for seen in server.asked]

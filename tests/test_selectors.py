@@ -15,7 +15,6 @@ from harness.selectors import (
     MEAN_LOGPROB,
     best_of,
     consensus,
-    every_metric,
     execution_labels,
     lever,
     majority,
@@ -148,8 +147,8 @@ def test_a_missing_score_is_refused_and_not_taken_for_a_low_one() -> None:
 
 
 def test_every_metric_is_what_the_data_allow_and_none_beats_the_oracle() -> None:
-    estimates = list(every_metric(RUN, [1, 2, 3]))
-    assert [(rule, score) for rule, score, _ in estimates] == [
+    found = list(metrics_of(RUN))
+    assert [(metric.rule, metric.of) for metric in found] == [
         ("pass", None),
         ("maj", None),
         ("best", "mean logprob"),
@@ -158,12 +157,12 @@ def test_every_metric_is_what_the_data_allow_and_none_beats_the_oracle() -> None
         ("vote", "reward"),
         ("lever", "reward"),
     ]
-    for _, _, estimate in estimates:
-        assert (estimate <= estimates[0][2] + 1e-12).all()
+    for metric in found:
+        assert (metric.values([1, 2, 3]) <= oracle(RUN, [1, 2, 3]) + 1e-12).all()
     code = finished([[1, 0]], [[None, None]])
-    assert [rule for rule, _, _ in every_metric(code, [1])] == ["pass"]
+    assert [metric.rule for metric in metrics_of(code)] == ["pass"]
     negative = finished([[1, 0]], [["a", "b"]], reward=[[-3.0, 2.0]])
-    assert [rule for rule, _, _ in every_metric(negative, [1])] == ["pass", "maj", "best"]
+    assert [metric.rule for metric in metrics_of(negative)] == ["pass", "maj", "best"]
 
 
 # programs: votes by what they returned

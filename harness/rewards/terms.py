@@ -11,7 +11,7 @@ from harness import registry
 from harness.errors import InputError
 from harness.rewards import Graded, needs
 from harness.rewards.chance import coin
-from harness.scorers import Account, Scorable, account
+from harness.scorers import Scorable, account
 from harness.types import Status
 
 
@@ -113,30 +113,12 @@ def majority(group: Sequence[Graded]) -> list[float | None]:
 def verifier(group: Sequence[Graded], *, path: str) -> list[float | None]:
     """A trained verifier's probability that the completion is right, whatever its verdict (a filter by `threshold`).
 
-    The verifier (a folder with verifier.json) must do without execution results, or with those of the task's own tests
-    (its suite is "inputs"), where every one of them was run and gave its value.
+    The verifier (a folder with verifier.json) must do without execution results: training runs no suites.
     """
-    read = account(Path(path))
-    scored = [_scorable(one, read, path) for one in group]
+    if "execution" in account(Path(path)).inputs:
+        raise InputError(
+            f"the verifier {path} looks at execution results, and training runs no suites: train one without them "
+            "(inputs=prompt,program)."
+        )
+    scored = [Scorable(problem=one.problem, completion=one.completion) for one in group]
     return list(registry.bind("scorer", "verifier", {"path": path})(scored))
-
-
-def _scorable(one: Graded, read: Account, path: str) -> Scorable:
-    """The completion as the verifier may see it: without its verdict."""
-    if "execution" not in read.inputs:
-        return Scorable(problem=one.problem, completion=one.completion)
-    if read.suite != "inputs":
-        raise InputError(
-            f"the verifier {path} looks at the suite {read.suite!r}, which is not run in training: train one without "
-            "execution (inputs=prompt,program), or with the suite inputs."
-        )
-    tests = one.problem.tests
-    ran = {execution.test_id: execution for execution in one.executions}
-    known = [ran[test.id] for test in tests if test.id in ran]
-    valued = all(e.value is not None for e in known if e.status in (Status.passed, Status.wrong))
-    if len(known) < len(tests) or not valued:
-        raise InputError(
-            f"the verifier {path} looks at what programs return, and the values of completion {one.completion.index} "
-            f"of {one.problem.id} were not kept: train one without execution (inputs=prompt,program)."
-        )
-    return Scorable(problem=one.problem, completion=one.completion, executions=tuple(known), tests=tests)

@@ -158,7 +158,8 @@ def _write_record(path: Path, record: SuiteRecord) -> None:
 def _recovered(path: Path) -> Iterator[Ran]:
     """The whole records; a torn last line is cut off."""
     end = 0
-    for ran, end in whole_lines(path):  # noqa: B007
+    for ran, place in whole_lines(path):
+        end = place
         yield ran
     if path.is_file() and end < path.stat().st_size:
         os.truncate(path, end)

@@ -160,7 +160,7 @@ def _spec(base: Any) -> str:
 
 
 def _source(plan: Sweep, setting: str, arm: str) -> str:
-    """Where an arm's completions are sampled from, as the sweep file says it: a trial has a teacher's folder instead."""
+    """Where an arm's completions come from, as the sweep file says it: a trial has a teacher's folder instead."""
     name, teachers = plan.arms[arm].treatment.source, plan.settings[setting].teachers
     return f"{name} ({_spec(teachers[name])})" if name in teachers else name
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from harness.estimates import per_problem
 from harness.metrics.inference import mean_ci
 from harness.metrics.majority import maj_at_k
 from harness.metrics.subsets import best_at_k, pass_at_k
 from harness.metrics.votes import vote_at_k
-from harness.selectors import every_metric
 from harness.types import Completion, Problem, Results
 
 KS = [1, 2, 4, 8, 16, 32, 64]
@@ -82,7 +82,7 @@ def main() -> None:
         run = million(rng, problems, samples)
         ks = [2**i for i in range(9) if 2**i <= samples // 2]
         started = time.perf_counter()
-        shown = [(rule, score, mean_ci(u)) for rule, score, estimate in every_metric(run, ks) for u in estimate.T]
+        shown = {name: mean_ci(u_P) for name, u_P in per_problem(run, ks).items()}
         spent, memory = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"10^6 completions ({problems} x {samples}): {len(shown)} numbers in {spent:.0f} s, {memory:.2f} GB at most"

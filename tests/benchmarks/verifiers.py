@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,7 +107,7 @@ def scored(
     if world == "list_programs":
         for run in runs.values():
             shown = suites.examples(suites.problems_of(run))
-            timed(f"examples, {run.name}", lambda run=run, shown=shown: suites.run_suite(run, shown))  # type: ignore[misc]
+            timed(f"examples, {run.name}", partial(suites.run_suite, run, shown))
         inputs = suites.own_inputs(suites.problems_of(runs["test"]))
         timed("inputs", lambda: suites.run_suite(runs["test"], inputs))
     rate(runs["test"], "sum_logprob", args={})
@@ -115,7 +116,8 @@ def scored(
         if not path.is_dir():
             account = timed(
                 f"training {name}",
-                lambda arm=arm, path=path: train_verifier(  # type: ignore[misc]
+                partial(
+                    train_verifier,
                     [runs["train"]],
                     path,
                     base=base,
@@ -128,16 +130,16 @@ def scored(
             )
             found = account["validation"]
             print("    validation: " + ", ".join(f"{x} {found[x]:.3f}" for x in ("loss", "auroc", "pair_accuracy")))
-        timed(f"rating with {name}", lambda name=name, path=path: rate(  # type: ignore[misc]
-            runs["test"], "verifier", args={"path": str(path), "device": "cpu"}, name=name
-        ))  # fmt: skip
+        scorer = {"path": str(path), "device": "cpu"}
+        timed(f"rating with {name}", partial(rate, runs["test"], "verifier", args=scorer, name=name))
     _, results = results_of(runs["test"])
     wanted = ["maj", "maj[inputs]", "max_pass[examples]", "best[mean logprob]", "best[sum_logprob]"]
     wanted += [f"{rule}[{name}]" for name in arms for rule in ("best", "vote", "lever")]
-    names = {f"{name.partition('[')[0]}@{k}{name[len(name.partition('[')[0]) :]}" for name in wanted for k in ks}
     table = {"pass@1": np.repeat(selectors.oracle(results, [1]), len(ks), axis=1)}
-    for rule, of, values in selectors.every_metric(results, ks, only=names):
-        table[f"{rule}[{of}]" if of else rule] = values
+    for metric in selectors.metrics_of(results):
+        name = f"{metric.rule}[{metric.of}]" if metric.of else metric.rule
+        if name in wanted:
+            table[name] = metric.values(ks)
     return {**table, "pass@k": selectors.oracle(results, ks)}
 
 

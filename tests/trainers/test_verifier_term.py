@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import harness
 from harness import rewards
 from harness.errors import InputError
 from harness.finished import results_of
 from harness.recipes import Reward, TermUse
 from harness.trainers.verifier import Settings, train_verifier
-from harness.types import Completion, Execution, Problem, Status, Test, Verdict
+from harness.types import Completion, Problem, Status, Test, Verdict
 from harness.verifiers import rate
 from tests.samplers.conftest import save
+from tests.trainers.replayed import replayed
 
 pytestmark = pytest.mark.slow
 CALLS = (Test(id="0", kind="call", input=[3], expected=3),)
@@ -29,16 +29,7 @@ def run_of(folder: Path, name: str, split: str) -> Path:
     ]
     texts = ["    return x\n", "    return 1\n", "    return 3\n"]
     completions = [{"problem_id": row["id"], "text": text} for row in problems for text in texts]
-    for kind, rows in (("problems", problems), ("completions", completions)):
-        (folder / f"{name}.{kind}").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    harness.evaluate(
-        "jsonl",
-        "replay",
-        model_args={"path": str(folder / f"{name}.completions")},
-        task_args={"path": str(folder / f"{name}.problems")},
-        output_path=folder / name,
-    )
-    return folder / name
+    return replayed(folder, name, problems, completions)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +43,11 @@ def trained(tmp_path_factory):
     return folder
 
 
-def graded(text: str, index: int, executions=()) -> rewards.Graded:
+def graded(text: str, index: int) -> rewards.Graded:
     problem = Problem(id="new", task="t", prompt="def f(x):\n", entry_point="f", tests=CALLS)
     completion = Completion(problem_id="new", index=index, text=text, program=problem.prompt + text)
     verdict = Verdict(problem_id="new", index=index, passed=False, status=Status.wrong)
-    return rewards.Graded(problem, completion, verdict, tuple(executions))
+    return rewards.Graded(problem, completion, verdict)
 
 
 def test_the_term_is_the_scorer_and_asks_for_no_verdict(trained):
@@ -80,14 +71,10 @@ def told(trained: Path, folder: Path, **changes) -> str:
     return str(folder)
 
 
-def test_a_verifier_that_looks_at_what_training_does_not_keep_is_refused(trained, tmp_path):
-    public = told(trained, tmp_path / "examples", inputs=["prompt", "execution"], suite="examples")
-    with pytest.raises(InputError, match="the suite 'examples', which is not run in training"):
-        rewards.score([graded("", 0)], Reward(terms={"verifier": TermUse(args={"path": public})}))
-    own = told(trained, tmp_path / "inputs", inputs=["prompt", "execution"], suite="inputs")
-    unseen = Execution(problem_id="new", index=0, test_id="0", status=Status.wrong)
-    for executions in ((), (unseen,)):
-        with pytest.raises(InputError, match="values of completion 0 of new were not kept"):
-            rewards.score([graded("", 0, executions)], Reward(terms={"verifier": TermUse(args={"path": own})}))
+def test_a_verifier_that_looks_at_what_training_does_not_run_is_refused(trained, tmp_path):
+    for suite in ("examples", "inputs"):
+        path = told(trained, tmp_path / suite, inputs=["prompt", "execution"], suite=suite)
+        with pytest.raises(InputError, match="looks at execution results, and training runs no suites"):
+            rewards.score([graded("", 0)], Reward(terms={"verifier": TermUse(args={"path": path})}))
     with pytest.raises(InputError, match="is not a verifier"):
         rewards.score([graded("", 0)], Reward(terms={"verifier": TermUse(args={"path": str(tmp_path)})}))

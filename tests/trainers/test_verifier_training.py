@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import harness
 from harness import suites
 from harness.errors import InputError, RunMismatch, UnknownName
 from harness.finished import results_of
@@ -20,6 +19,7 @@ from harness.trainers.verifier_text import Labelled
 from harness.types import Completion, Execution, Problem, Status, Test
 from harness.verifiers import rate
 from tests.samplers.conftest import save
+from tests.trainers.replayed import replayed
 
 PROBLEMS = 40
 TEXTS = ("    return x\n", "    return x + 1\n", "    return 1 / 0\n", "    return x + 0\n")
@@ -35,15 +35,7 @@ def make_run(folder: Path, name: str, split: str = "train") -> Path:
         shown = f"def f(x):\n    '''\n    >>> f(1)\n    {1 + added}\n    '''\n"
         problems.append({"id": f"{name}/{i}", "entry_point": "f", "prompt": shown, "split": split, "tests": tests})
         completions += [{"problem_id": f"{name}/{i}", "text": text} for text in TEXTS]
-    for kind, rows in (("problems", problems), ("completions", completions)):
-        (folder / f"{name}.{kind}").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    harness.evaluate(
-        "jsonl",
-        "replay",
-        model_args={"path": str(folder / f"{name}.completions")},
-        task_args={"path": str(folder / f"{name}.problems")},
-        output_path=folder / name,
-    )
+    replayed(folder, name, problems, completions)
     suites.run_suite(folder / name, suites.examples(suites.problems_of(folder / name)))
     return folder / name
 
