@@ -252,6 +252,11 @@ def load_tasks(names: Sequence[str], arguments: Mapping[str, dict[str, Any]]) ->
     return tasks
 
 
+def tasks_of(made: Manifest) -> list[Task]:
+    """The tasks that a manifest names, loaded again."""
+    return load_tasks([task.spec for task in made.tasks], {task.spec: task.args for task in made.tasks})
+
+
 def _load_task(name: str, arguments: Mapping[str, Any]) -> Task:
     task = registry.build("task", name, arguments)
     if not isinstance(task, Task):

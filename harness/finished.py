@@ -17,13 +17,13 @@ from harness.columns import read_columns
 from harness.config import parse_ks
 from harness.convert import Graded, convert
 from harness.errors import InputError
-from harness.evaluate import finish, grade_all, load_tasks
+from harness.evaluate import finish, grade_all, tasks_of
 from harness.progress import Progress, silent
 from harness.results import collect
 from harness.sandbox import open_sandbox
 from harness.store import lock, open_run, read_results, read_run
 from harness.suites.store import outcomes, suite_names
-from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Task, Test, Verdict
+from harness.types import Budget, Completion, Key, Limits, Manifest, Problem, Results, Test, Verdict
 
 _UNREAD = Test(id="unread", kind="script", input="")
 
@@ -159,11 +159,6 @@ def _changes(before: Iterable[Verdict], after: Mapping[Key, Verdict]) -> list[st
         for old in before
         if after[old.problem_id, old.index].passed != old.passed
     ]
-
-
-def tasks_of(made: Manifest) -> list[Task]:
-    """The tasks that a manifest names, loaded again."""
-    return load_tasks([task.spec for task in made.tasks], {task.spec: task.args for task in made.tasks})
 
 
 def convert_run(path: Path, *, to: str, output: Path, model: str) -> list[Path]:

@@ -25,7 +25,8 @@ import msgspec
 from harness import registry
 from harness.columns import Provenance, open_column, refuse_other, write_provenance
 from harness.errors import InputError
-from harness.finished import results_of, tasks_of
+from harness.evaluate import tasks_of
+from harness.finished import results_of
 from harness.grading.thinking import without_thinking
 from harness.progress import Progress, silent
 from harness.scorers import Facts, Scorable, facts_of

@@ -26,7 +26,7 @@ ALLOWED = {
     "selectors": FOUNDATION | {"metrics", "selectable"},
     "suites": FOUNDATION | {"dataset", "evaluate", "finished", "grading", "progress", "sandbox"},
     "judge_model": FOUNDATION | {"grading", "samplers", "scorers"},
-    "verifiers": FOUNDATION | {"columns", "finished", "grading", "progress", "scorers", "suites"},
+    "verifiers": FOUNDATION | {"evaluate", "columns", "finished", "grading", "progress", "scorers", "suites"},
     "grading": FOUNDATION,
     "sandbox": FOUNDATION,
     "samplers": FOUNDATION | {"dataset"},

@@ -4,11 +4,13 @@
 
 `text_of` writes that text, from the parts that `inputs` names, the same in training and in scoring; `labelled` collects
 completions with their verdicts from finished runs, and `split` keeps a share of the problems for validation. The
-verdict, the expected values of tests and whether they were passed are never in a text: of an execution only the value
-is, as in LEVER (Ni et al. 2023, arXiv 2302.08468). Completions of tasks without programs have no execution part.
+verdict, the expected values of tests and whether the task's own were passed are never in a text: of those only the
+value is, as in LEVER (Ni et al. 2023, arXiv 2302.08468). Completions of tasks without programs have no execution part.
 
-Deviations from LEVER: a text that is too long loses its beginning, whatever the task; all errors are one word; gold
-programs are not added. Not handled: few-shot examples before a prompt, which every text would repeat (`context`).
+Deviations from LEVER: of other tests (the prompt's examples, a model's) the text also says whether the value is as
+expected, " ok" or " no", unless `agreement` is off; a text that is too long loses its beginning, whatever the task; all
+errors are one word; gold programs are not added. Not handled: few-shot examples before a prompt, which every text would
+repeat (`context`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import numpy as np
 
 from harness import suites
 from harness.errors import InputError
-from harness.finished import results_of, tasks_of
+from harness.evaluate import tasks_of
+from harness.finished import results_of
 from harness.grading.thinking import without_thinking
 from harness.scorers import Scorable
 from harness.types import HELD_OUT, Completion, Problem, Status, Test

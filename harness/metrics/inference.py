@@ -34,7 +34,7 @@ GUARD = 0.1
 """Pseudo-problems put at each end of the range when a variance is taken."""
 
 ROUNDING = 1e-9
-"""By how much a fraction may leave [0, 1] and still be taken for one."""
+"""Fractions that differ by less are the same, computed in another order; and by so much one may leave [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def diff_ci(d_P: npt.ArrayLike, cluster: npt.ArrayLike | None = None, *, level: 
     d = one_per_problem(d_P)
     if (np.abs(d) > 1 + ROUNDING).any():
         raise ValueError(f"values from {d.min():g} to {d.max():g} are not differences of fractions, in [-1, 1]")
+    d = np.where(np.abs(d) < ROUNDING, 0.0, d)  # equal fractions, computed in another order
     mean, variance, df = moments(d, cluster, ends=(-1, 1))
     method = "guarded paired t" if cluster is None else f"guarded paired t, {df + 1} clusters"
     interval = student(mean, variance, df, level=level, method=method)

@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from harness.metrics.inference import Interval, one_per_problem
+from harness.metrics.inference import ROUNDING, Interval, one_per_problem
 from harness.types import Floats
 
 CELLS = 1 << 22
 """Signs drawn at once (32 MiB)."""
-ROUNDING = 1e-12
-"""Fractions that differ by less are the same, computed in another order."""
 
 
 def p_value(interval: Interval, null: float = 0.0) -> float:

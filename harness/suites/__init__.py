@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from harness.errors import HarnessError, InputError
-from harness.evaluate import load_tasks
+from harness.evaluate import tasks_of
 from harness.grading.thinking import without_thinking
 from harness.progress import Progress, silent
 from harness.sandbox import open_sandbox
@@ -28,7 +28,7 @@ from harness.suites.records import Suite, SuiteRecord
 from harness.suites.runs import Program, batches, hash_of, run_all
 from harness.suites.store import outcomes, read_record, read_suite, suite_names
 from harness.suites.writing import OpenSuite, open_suite
-from harness.types import Completion, Execution, Limits, Problem, Task, Test
+from harness.types import Execution, Limits, Problem, Test
 
 __all__ = [
     "LIMITS",
@@ -106,8 +106,7 @@ def problems_of(run: Path) -> list[Problem]:
     """The problems that a run has completions of, whole, as its tasks have them."""
     manifest, completions, _ = read_run(run)
     wanted = {completion.problem_id for completion in completions}
-    tasks = load_tasks([task.spec for task in manifest.tasks], {task.spec: task.args for task in manifest.tasks})
-    return [problem for task in tasks for problem in task.problems if problem.id in wanted]
+    return [problem for task in tasks_of(manifest) for problem in task.problems if problem.id in wanted]
 
 
 def run_suite(
@@ -173,8 +172,7 @@ def run_suite(
 def _programs(run: Path, suite: Suite) -> tuple[dict[str, Problem], list[Program]]:
     """The problems with the suite's tests for their own, and every different program of each."""
     manifest, completions, _ = read_run(run)
-    tasks = load_tasks([task.spec for task in manifest.tasks], {task.spec: task.args for task in manifest.tasks})
-    task_of = {problem.id: (task, problem) for task in tasks for problem in task.problems}
+    task_of = {problem.id: (task, problem) for task in tasks_of(manifest) for problem in task.problems}
     unknown = next((name for name in suite.tests if name not in task_of), None)
     if unknown is not None:
         raise InputError(f"the suite {suite.name} has tests of {unknown}, which no task of {run} has.")
@@ -192,7 +190,7 @@ def _programs(run: Path, suite: Suite) -> tuple[dict[str, Problem], list[Program
         task, problem = task_of[raw.problem_id]
         if raw.problem_id not in problems:
             problems[raw.problem_id] = _with_tests(problem, tests, cpu_limits.get(problem.id))
-        completion = _extracted(task, problem, raw, manifest.think_tags)
+        completion = task.extract(problem, without_thinking(raw, manifest.think_tags))
         key = (raw.problem_id, hash_of(completion.program))
         if key not in found:
             found[key] = Program(problem_id=raw.problem_id, hash=key[1], completion=completion, indexes=[])
@@ -204,10 +202,6 @@ def _with_tests(problem: Problem, tests: tuple[Test, ...], cpu_s: float | None) 
     if problem.entry_point is None or problem.language != "python":
         raise InputError(f"problem {problem.id} has no Python function to call: leave it out of the suite.")
     return msgspec.structs.replace(problem, tests=tests, cpu_s=cpu_s if problem.cpu_s is None else problem.cpu_s)
-
-
-def _extracted(task: Task, problem: Problem, raw: Completion, think_tags: Sequence[str]) -> Completion:
-    return task.extract(problem, without_thinking(raw, think_tags))
 
 
 def _missing(opened: OpenSuite, programs: Iterable[Program]) -> list[Program]:

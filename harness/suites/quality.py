@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError, InputError
-from harness.finished import results_of, tasks_of
+from harness.evaluate import tasks_of
+from harness.finished import results_of
 from harness.progress import Progress, silent
 from harness.sandbox import open_sandbox
 from harness.store import read_cpu_limits, read_manifest, write_atomically

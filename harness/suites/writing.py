@@ -118,11 +118,7 @@ def open_suite(run: Path, suite: Suite, *, sandbox: str, limits: Limits, again: 
     with lock(path, proof="suite.json"):
         old = record_at(path) if (path / "suite.json").is_file() else None
         if again:
-            for name in (
-                "outcomes.jsonl",
-                "tests.jsonl",
-                "quality.json",
-            ):  # before suite.json says that it is of other tests
+            for name in ("outcomes.jsonl", "tests.jsonl", "quality.json"):  # before suite.json says that it is another
                 (path / name).unlink(missing_ok=True)
         elif old is not None:
             _agree(path, old, record)

@@ -18,7 +18,7 @@ import numpy as np
 from harness.errors import InputError, UnknownName
 from harness.estimates import per_problem
 from harness.finished import results_of
-from harness.metrics.inference import diff_ci, ratio_ci
+from harness.metrics.inference import ROUNDING, diff_ci, ratio_ci
 from harness.metrics.significance import holm, p_value, sign_flip
 from harness.results import groups, subset
 from harness.selectable import MEAN_LOGPROB, OWN_INPUTS, graded, score_names, scores
@@ -35,7 +35,6 @@ from .stages import pruned_of, several_of
 METRIC = re.compile(r"(?P<rule>[^@]+)@(?P<k>\d+)(?P<score>\[.*\])?", re.DOTALL)
 LOGPROBS = (f"best[{MEAN_LOGPROB}]", "best[logprob]")
 DEFAULT = "maj"
-ROUNDING = 1e-12
 
 
 def measure(run: Path, *, ks: Sequence[int] | None, baseline: str) -> VerifierReport:
@@ -171,7 +170,7 @@ def _gains(
 ) -> tuple[Gain, ...]:
     pairs = [(name, against) for name in selectors for against in baselines if name != against]
     baseline_of = {name: u[k] for name, u in selectors.items()} | {ONE: one_P}
-    differences = [_unlike(selectors[name][k], baseline_of[against]) for name, against in pairs]
+    differences = [selectors[name][k] - baseline_of[against] for name, against in pairs]
     intervals = [diff_ci(d_P) for d_P in differences]
     p = [p_value(interval) for interval in intervals]
     return tuple(
@@ -187,19 +186,13 @@ def _gains(
             p_holm=p_holm,
             p_sign_flip=sign_flip(d_P),
             problems=len(d_P),
-            better=int((d_P > 0).sum()),
-            worse=int((d_P < 0).sum()),
+            better=int((d_P > ROUNDING).sum()),
+            worse=int((d_P < -ROUNDING).sum()),
         )
         for (name, against), d_P, interval, p_one, p_holm in zip(
             pairs, differences, intervals, p, holm(p).tolist() if p else [], strict=True
         )
     )
-
-
-def _unlike(u_P: Floats, other_P: Floats) -> Floats:
-    """The difference, without what rounding makes of equal numbers: sign tests see no sizes."""
-    d_P = u_P - other_P
-    return np.where(np.abs(d_P) < ROUNDING, 0.0, d_P)
 
 
 def _probable(part: Results, score: str, sources: Mapping[str, Source]) -> bool:
