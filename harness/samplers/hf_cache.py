@@ -104,8 +104,10 @@ class Slots:
         for layer in self._layers:
             moved = []
             for old in (layer.keys, layer.values):
-                new = old.new_zeros(*old.shape[:2], self._columns, old.shape[3])
+                new = old.new_empty(*old.shape[:2], self._columns, old.shape[3])
+                new[:, :, :begin] = 0
                 new[:, :, begin:end] = old[:, :, first : self._end]
+                new[:, :, end:] = 0
                 moved.append(new)
             layer.keys, layer.values = moved
         self.starts += shift

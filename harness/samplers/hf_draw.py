@@ -44,8 +44,9 @@ def draw(logits: Tensor, generators: Sequence[np.random.Generator | None], budge
     tempered = logits if budget.temperature == 1 else logits / budget.temperature
     limited = allowed(tempered, budget.top_k, budget.top_p)
     size = 1 << math.ceil(math.log2(max(2, logits.shape[1])) / 2)  # about the root: fewest random numbers
-    blocks = torch.nn.functional.pad(limited, (0, -logits.shape[1] % size), value=-torch.inf)
-    blocks = blocks.view(len(logits), -1, size)  # (B, blocks, size)
+    short = -logits.shape[1] % size
+    whole = torch.nn.functional.pad(limited, (0, short), value=-torch.inf) if short else limited
+    blocks = whole.reshape(len(logits), -1, size)  # (B, blocks, size)
     masses = blocks.logsumexp(dim=-1)  # (B, blocks)
     noise = _gumbel(generators, masses.shape[1] + size).to(logits.device)
     won = (masses + noise[:, : masses.shape[1]]).argmax(dim=-1)

@@ -139,6 +139,8 @@ def load_model(folder: Path, dtype: str, device: str, trust_remote_code: bool) -
     torch, transformers = packages()
     from safetensors import SafetensorError
 
+    from harness.samplers.hf_linear import quicken
+
     try:
         with quiet():
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
@@ -156,6 +158,8 @@ def load_model(folder: Path, dtype: str, device: str, trust_remote_code: bool) -
         )
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise InputError(f"{folder} holds a {type(model).__name__}, which has no key-value cache: hf cannot sample it.")
+    if torch.device(device).type == "cpu":
+        quicken(model)
     return model.to(device).eval()
 
 
