@@ -97,6 +97,9 @@ class Improvement(Record, frozen=True):
     """Of DPO."""
     lora: dict[str, Any] | None = None
     """Arguments of peft's `LoraConfig`; None: all weights are trained."""
+    processes: Count = 1
+    """So many GPUs of this machine train together, each with a part of every weight; on a CPU as many processes. It
+    changes speed and memory only; dropout draws other numbers."""
 
 
 class OnPolicy(Record, frozen=True):
@@ -294,6 +297,8 @@ def _contradictions(treatment: Treatment) -> Iterator[str]:
             yield f"on_policy.k {on_policy.k} is more than sample.n {n}: max@k needs at least k completions"
         if treatment.source != "policy":
             yield f"source is {treatment.source!r} in an on-policy treatment: leave it out"
+        if (processes := treatment.improve.processes) > 1:
+            yield f"improve.processes is {processes} and policy gradients train on one device: leave it out"
     if not treatment.uses_rows:
         return
     if (treatment.source == "none") != (select.human == "only"):

@@ -17,8 +17,9 @@ completions that were cut at max_tokens: an end token is put after them as after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,12 +30,13 @@ from harness import progress as progress_
 from harness.errors import InputError
 from harness.recipes import Improvement
 from harness.samplers import hf_model
-from harness.trainers import epochs, phase
+from harness.trainers import epochs, phase, together
 from harness.trainers.batches import TokenRow, collate
-from harness.trainers.lm import LM, autocast, completion_ids, open_model, pass_tokens, prompt_ids
+from harness.trainers.lm import LM, completion_ids, forward, open_model, pass_tokens, prompt_ids
 from harness.trainers.logprobs import completion_logprobs
 from harness.trainers.losses import Stats, dpo_loss, sequence_logprobs
 from harness.trainers.sft import identity
+from harness.trainers.sharding import Ranks
 from harness.types import Row, Trained
 
 
@@ -77,29 +79,42 @@ def train(
         before: Trained | None = phase.finished(out)
         if before is not None:
             return before
-        device = hf_model.find_device(device)
-        with phase.isolated(seed, device):
-            lm = open_model(
-                init,
-                device=device,
-                dtype=dtype,
-                apply_chat_template=apply_chat_template,
-                system_instruction=system_instruction,
-                lora=improve.lora,
-            )
-            pairs = refer(lm, tokenize(lm, kept, progress), improve.batch_tokens)
-            trained: Trained = epochs.run(
-                lm,
-                pairs,
-                lambda step: _losses(lm, step, improve),
-                out=out,
-                improve=improve,
-                seed=seed,
-                validate=validate,
-                save_every_s=save_every_s,
-                progress=progress,
-            )
-            return trained
+        job = together.Job(
+            trainer="dpo",
+            rows=tuple(kept),
+            init=str(init),
+            out=str(out),
+            improve=improve,
+            seed=seed,
+            device=hf_model.find_device(device),
+            dtype=dtype,
+            apply_chat_template=apply_chat_template,
+            system_instruction=system_instruction,
+            save_every_s=save_every_s,
+        )
+        trained: Trained = together.run(job, validate, progress)
+        return trained
+
+
+def work(
+    job: together.Job, ranks: Ranks, validate: Callable[[Path], float] | None, progress: progress_.Progress
+) -> Trained:
+    """One process's part of the training, which is all of it where there is one; arguments are as for `train`."""
+    with phase.isolated(job.seed, together.device_of(job.device, ranks)):
+        lm = together.opened(open_model, job, ranks)
+        pairs = refer(lm, tokenize(lm, job.rows, progress), job.improve.batch_tokens)
+        trained: Trained = epochs.run(
+            lm,
+            pairs,
+            lambda step: _losses(lm, step, job.improve),
+            out=Path(job.out),
+            improve=job.improve,
+            seed=job.seed,
+            validate=validate,
+            save_every_s=job.save_every_s,
+            progress=progress,
+        )
+        return trained
 
 
 def tokenize(lm: LM, rows: Sequence[Row], progress: progress_.Progress) -> list[Pair]:
@@ -126,14 +141,15 @@ def tokenize(lm: LM, rows: Sequence[Row], progress: progress_.Progress) -> list[
 @torch.no_grad()
 def refer(lm: LM, pairs: Sequence[Pair], batch_tokens: int) -> list[Pair]:
     """The pairs with what `lm` says of them, without dropout, before it is trained."""
-    done = list(pairs)
+    found_P2 = torch.zeros(len(pairs), 2, dtype=torch.float64)
     lm.model.eval()
-    for places in _groups(pairs, pass_tokens(lm, batch_tokens)):
+    for places, counts in lm.ranks.share(_groups(pairs, pass_tokens(lm, batch_tokens))):
         sums, _ = _sums(lm, [pairs[place] for place in places])
-        for place, chosen, rejected in zip(places, *(side.tolist() for side in sums), strict=True):
-            done[place] = replace(pairs[place], reference=(chosen, rejected))
+        if counts:
+            found_P2[places] = torch.stack(sums, dim=-1).double().cpu()
     lm.model.train()
-    return done
+    reference_P2 = lm.ranks.total(found_P2).tolist()  # each pair is one process's
+    return [replace(pair, reference=(each[0], each[1])) for pair, each in zip(pairs, reference_P2, strict=True)]
 
 
 def _checked(rows: Sequence[Row]) -> list[Row]:
@@ -151,20 +167,23 @@ def _checked(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=msgspec.json.encode)
 
 
-def _losses(lm: LM, pairs: Sequence[Pair], improve: Improvement) -> Iterator[tuple[Tensor, Stats]]:
-    for places in _groups(pairs, pass_tokens(lm, improve.batch_tokens)):
-        group = [pairs[place] for place in places]
-        (chosen_B, rejected_B), n_tokens = _sums(lm, group)
-        reference_B2 = torch.tensor([pair.reference for pair in group], device=chosen_B.device)
-        loss, stats = dpo_loss(
-            chosen_B,
-            rejected_B,
-            reference_chosen_B=reference_B2[:, 0],
-            reference_rejected_B=reference_B2[:, 1],
-            normaliser=len(pairs),
-            beta=improve.beta,
-        )
-        yield loss, {**stats, "length": n_tokens}
+def _losses(lm: LM, pairs: Sequence[Pair], improve: Improvement) -> list[epochs.MicroLoss]:
+    groups = _groups(pairs, pass_tokens(lm, improve.batch_tokens))
+    return [partial(_loss, lm, [pairs[place] for place in places], len(pairs), improve.beta) for places in groups]
+
+
+def _loss(lm: LM, group: Sequence[Pair], normaliser: float, beta: float) -> tuple[Tensor, Stats]:
+    (chosen_B, rejected_B), n_tokens = _sums(lm, group)
+    reference_B2 = torch.tensor([pair.reference for pair in group], device=chosen_B.device)
+    loss, stats = dpo_loss(
+        chosen_B,
+        rejected_B,
+        reference_chosen_B=reference_B2[:, 0],
+        reference_rejected_B=reference_B2[:, 1],
+        normaliser=normaliser,
+        beta=beta,
+    )
+    return loss, {**stats, "length": n_tokens}
 
 
 def _groups(pairs: Sequence[Pair], token_budget: int) -> list[list[int]]:
@@ -182,7 +201,6 @@ def _sums(lm: LM, pairs: Sequence[Pair]) -> tuple[tuple[Tensor, Tensor], Tensor]
     """Log-probabilities of the chosen and of the rejected completions, (B,) each, and how many tokens they have."""
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     batch = collate(rows, range(len(rows))).to(lm.device)
-    with autocast(lm):
-        logprobs_BT = completion_logprobs(lm.model, batch, head=lm.head).logprobs_BT
+    logprobs_BT = forward(lm, lambda model: completion_logprobs(model, batch, head=lm.head).logprobs_BT)
     chosen_B, rejected_B = sequence_logprobs(logprobs_BT, batch.mask_BT).chunk(2)
     return (chosen_B, rejected_B), batch.mask_BT.sum()

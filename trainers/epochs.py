@@ -1,9 +1,12 @@
 """Epochs over a fixed set of examples, what SFT and DPO share: `run` trains, and goes on after any interruption.
 
 Each epoch goes through the examples in a new order, drawn from (seed, epoch); an optimiser step takes `batch_rows` of
-them, the last of an epoch what is left. A loss is a generator: given a step's examples, it yields the losses of the
-step's micro-batches, which sum to the loss of the step, and statistics with their "tokens", or "pairs" and the tokens
-of a pair as "length".
+them, the last of an epoch what is left. The losses of a step are functions, one for each micro-batch, whose results sum
+to the loss of the step; each also gives statistics with their "tokens", or "pairs" and the tokens of a pair as
+"length".
+
+Several processes (`together.py`) take the same steps: each runs its share of the micro-batches, gradients and
+statistics are summed, and whatever ends or skips a step does so in all of them.
 
 With `until: validation` the weights after each epoch are saved and scored, and the best of them is the result: the
 earliest, among equals. Training stops when `patience` scores in a row are below the best before them.
@@ -20,7 +23,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -35,10 +38,11 @@ from harness.trainers import phase
 from harness.trainers.lm import LM, must_recompute, recompute, save_checkpoint
 from harness.trainers.losses import Stats, summarise
 from harness.trainers.optim import Optim, adamw, optimiser_step
+from harness.trainers.sharding import Ranks
 from harness.types import Trained
 
 Example = TypeVar("Example")
-MicroLosses: TypeAlias = Iterable[tuple[Tensor, Stats]]
+MicroLoss: TypeAlias = Callable[[], tuple[Tensor, Stats]]
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Done:
 def run(
     lm: LM,
     examples: Sequence[Example],
-    losses: Callable[[Sequence[Example]], MicroLosses],
+    losses: Callable[[Sequence[Example]], Sequence[MicroLoss]],
     *,
     out: Path,
     improve: Improvement,
@@ -92,7 +96,7 @@ def run(
     config = _optim(improve, len(steps))
     optimiser = adamw(lm.model, config)
     done = _resume(lm, optimiser, out, progress)
-    if must_recompute(lm, improve.batch_tokens):
+    if lm.ranks.any(must_recompute(lm, improve.batch_tokens)):
         recompute(lm)
         progress.note("Activations don't fit in the GPU's memory: they are computed twice (gradient checkpointing).")
     session = _Session(
@@ -101,12 +105,13 @@ def run(
         config=config,
         steps=steps,
         done=done,
+        seed=seed,
         clock=phase.Clock(done.seconds),
         out=out,
         progress=progress,
     )
-    with phase.stop_signals() as stopping:
-        _train(session, examples, losses, improve.patience, validate, save_every_s, stopping)
+    with phase.stop_signals() as asked:
+        _train(session, examples, losses, improve.patience, validate, save_every_s, lambda: lm.ranks.any(asked()))
         return _finish(session, len(examples), validated=validate is not None)
 
 
@@ -119,6 +124,7 @@ class _Session:
     config: Optim
     steps: Sequence[tuple[int, list[int]]]
     done: Done
+    seed: int
     clock: phase.Clock
     out: Path
     progress: Progress
@@ -127,14 +133,14 @@ class _Session:
 def _train(
     session: _Session,
     examples: Sequence[Example],
-    losses: Callable[[Sequence[Example]], MicroLosses],
+    losses: Callable[[Sequence[Example]], Sequence[MicroLoss]],
     patience: int,
     validate: Callable[[Path], float] | None,
     save_every_s: float,
     stopping: Callable[[], bool],
 ) -> None:
     """All steps that are left, with validation after each epoch."""
-    done, device = session.done, session.lm.device
+    done, device, ranks = session.done, session.lm.device, session.lm.ranks
     saved_at = time.monotonic()
     while True:
         rng = phase.rng_state(device)
@@ -143,7 +149,8 @@ def _train(
             _validate(session, validate)
             phase.set_rng_state(rng, device)  # whatever validation drew
             _save(session, rng)
-            _keep_only(session.out / "epochs", done.best)
+            if ranks.leads:
+                _keep_only(session.out / "epochs", done.best)
         if done.step == len(session.steps) or done.gives_up(patience):
             return
         epoch, places = session.steps[done.step]
@@ -153,7 +160,7 @@ def _train(
             _save(session, rng)  # of before this step: it has changed nothing but the generators
             raise SystemExit(phase.INTERRUPTED)
         done.history[-1]["epoch"] = float(epoch + 1)
-        if time.monotonic() - saved_at >= save_every_s:
+        if ranks.any(time.monotonic() - saved_at >= save_every_s):
             _save(session, phase.rng_state(device))
             saved_at = time.monotonic()
 
@@ -163,31 +170,34 @@ def _save(session: _Session, rng: dict[str, Any]) -> None:
         session.done.seconds = session.clock.seconds
         state = phase.model_state(session.lm.model, session.optimiser)
         accounts = {"done": asdict(session.done), "rng": rng, "threads": torch.get_num_threads()}
-        phase.save_state(session.out, {**state, **accounts})
+        if session.lm.ranks.leads:
+            phase.save_state(session.out, {**state, **accounts})
+        session.lm.ranks.wait()
 
 
 def _finish(session: _Session, n_rows: int, *, validated: bool) -> Trained:
     done = session.done
     if done.skipped == done.step:
         raise HarnessError(_not_finite(done.skipped, done))
+    leads = session.lm.ranks.leads
     with session.clock("save"):
-        if validated:
-            _promote(session.out, done.best)
-        else:
+        if not validated:
             save_checkpoint(session.lm, session.out / "checkpoint")
-    trained: Trained = phase.finish(
-        session.out,
-        Trained(
-            checkpoint="checkpoint",
-            steps=done.step - done.skipped,
-            skipped_steps=done.skipped,
-            rows=n_rows,
-            trained_tokens=done.tokens,
-            seconds=session.clock.seconds,
-            peak_memory_bytes=phase.peak_memory_bytes(session.lm.device),
-            history=tuple(done.history),
-        ),
+        elif leads:
+            _promote(session.out, done.best)
+    trained = Trained(
+        checkpoint="checkpoint",
+        steps=done.step - done.skipped,
+        skipped_steps=done.skipped,
+        rows=n_rows,
+        trained_tokens=done.tokens,
+        seconds=session.clock.seconds,
+        peak_memory_bytes=phase.peak_memory_bytes(session.lm.device),
+        history=tuple(done.history),
     )
+    if leads:
+        phase.finish(session.out, trained)
+    session.lm.ranks.wait()
     return trained
 
 
@@ -229,7 +239,7 @@ def _resume(lm: LM, optimiser: torch.optim.Optimizer, out: Path, progress: Progr
     """From the state in `out` if there is one, which also changes the model, the optimiser and the generators."""
     if torch.device(lm.device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(lm.device)
-    state = phase.load_state(out)
+    state = phase.load_state(out, mapped=lm.root is not None)
     if state is None:
         return Done()
     phase.restore_model(state, lm.model, optimiser)
@@ -244,12 +254,18 @@ def _resume(lm: LM, optimiser: torch.optim.Optimizer, out: Path, progress: Progr
     return done
 
 
-def _step(session: _Session, losses: MicroLosses, stopping: Callable[[], bool]) -> bool:
+def _step(session: _Session, losses: Sequence[MicroLoss], stopping: Callable[[], bool]) -> bool:
     """One optimiser step, noted in `done`; False if it was broken off, with the weights as they were."""
-    done = session.done
+    done, ranks = session.done, session.lm.ranks
+    if ranks.size > 1:  # then what a process draws must not depend on its past: another number of them may go on
+        torch.manual_seed(random.Random(f"{session.seed} {done.step} {ranks.rank}").getrandbits(63))
     values: list[Tensor] = []
     stats: list[Stats] = []
-    for loss, stat in losses:
+    shared: Iterator[tuple[MicroLoss, bool]] = ranks.share(losses)
+    for compute, counts in shared:
+        loss, stat = compute()
+        if not counts:
+            loss, stat = loss * 0, {name: value * 0 for name, value in stat.items()}
         loss.backward()  # type: ignore[no-untyped-call]
         values.append(loss.detach())
         stats.append(stat)
@@ -258,8 +274,9 @@ def _step(session: _Session, losses: MicroLosses, stopping: Callable[[], bool]) 
             return False
     step = optimiser_step(session.optimiser, step=done.step, total_steps=len(session.steps), config=session.config)
     done.step += 1
+    total, stats = _summed(ranks, values, stats)
     summary = summarise(stats)
-    noted = {"loss": float(torch.stack(values).sum()), **summary, "grad_norm": step.grad_norm}
+    noted = {"loss": total, **summary, "grad_norm": step.grad_norm}
     noted = {name: value for name, value in noted.items() if math.isfinite(value)}  # JSON has no NaN
     done.history.append({**noted, "learning_rate": step.learning_rate})
     done.skipped += step.skipped
@@ -269,6 +286,17 @@ def _step(session: _Session, losses: MicroLosses, stopping: Callable[[], bool]) 
     if not step.skipped:
         done.tokens += round(summary["tokens"] if "tokens" in summary else summary["pairs"] * summary["length"])
     return True
+
+
+def _summed(ranks: Ranks, losses: Sequence[Tensor], stats: list[Stats]) -> tuple[float, list[Stats]]:
+    """The loss of the step, and statistics of which `summarise` makes those of the step, over all processes."""
+    loss = torch.stack(list(losses)).sum()
+    if ranks.size == 1:
+        return float(loss), stats
+    names = list(stats[0])
+    own = torch.stack([loss.double(), *(torch.stack([each[name] for each in stats]).sum().double() for name in names)])
+    total, *sums = ranks.total(own)
+    return float(total), [dict(zip(names, sums, strict=True))]
 
 
 def _not_finite(n: int, done: Done) -> str:
@@ -286,15 +314,15 @@ def _epochs_behind(steps: Sequence[tuple[int, list[int]]], step: int) -> int:
 
 
 def _validate(session: _Session, validate: Callable[[Path], float]) -> None:
-    """Scores the weights after an epoch."""
-    done = session.done
+    """Scores the weights after an epoch; of several processes the first does, and the others wait."""
+    done, ranks = session.done, session.lm.ranks
     epoch = len(done.scores) + 1
     checkpoint = session.out / "epochs" / str(epoch)
-    if not checkpoint.is_dir():  # else it was saved before a kill
+    if ranks.first(not checkpoint.is_dir()):  # else it was saved before a kill
         with session.clock("save"):
             save_checkpoint(session.lm, checkpoint)
     with session.clock("validate"):
-        score = float(validate(checkpoint))
+        score = ranks.first(float(validate(checkpoint)) if ranks.leads else 0.0)
     if not math.isfinite(score):
         raise InputError(f"validation after epoch {epoch} gave {score}: it must be a number to choose a checkpoint by.")
     done.scores.append(score)

@@ -9,7 +9,9 @@ update of 1e-5 would be lost in a weight of bfloat16. With LoRA (arXiv 2106.0968
 kept as the passes need them, and only the adapter is float32. A checkpoint has the dtype of the folder that training
 began with, so that both are evaluated alike.
 
-Not handled: several devices, quantised weights, models that bring their own code, float16 (it needs scaled gradients).
+Several devices: `together.opened` spreads the weights, and `forward` and `save_checkpoint` are for both.
+
+Not handled: quantised weights, models that bring their own code, float16 (it needs scaled gradients).
 How a training phase survives a kill is in `phase.py`.
 """
 
@@ -19,18 +21,19 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import InputError, MissingDependency, UnknownName
 from harness.samplers import hf_model, prompting
 from harness.trainers.logprobs import Head, find_head
 from harness.trainers.phase import atomic_folder, require_space
+from harness.trainers.sharding import Ranks, n_own, release, whole_state
 from harness.types import Form, Problem
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -65,6 +68,10 @@ class LM:
     saved: torch.dtype
     """Of checkpoints."""
     lora: bool
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that train it together."""
+    root: nn.Module | None = None
+    """With several: what a pass must go through (`forward`)."""
 
     @property
     def context(self) -> int | None:
@@ -128,6 +135,17 @@ def autocast(lm: LM) -> contextlib.AbstractContextManager[Any]:
     if lm.compute == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(lm.device).type, dtype=lm.compute)
+
+
+def forward(lm: LM, function: Callable[[Any], Tensor]) -> Tensor:
+    """`function` of the model, which makes a pass through it, in `lm.compute`; also where its weights are spread."""
+    with autocast(lm):
+        if lm.root is None:
+            return function(lm.model)
+        result: Tensor = lm.root(function)
+    if not torch.is_grad_enabled():
+        release(lm.root)
+    return result
 
 
 # --- texts as tokens
@@ -213,22 +231,27 @@ def checkpoint_bytes(lm: LM) -> int:
 def save_checkpoint(lm: LM, folder: Path) -> None:
     """Writes weights, configuration and tokenizer to `folder`, in one step: it is whole or not there.
 
-    With LoRA the weights are the merged ones and the adapter itself is in `adapter/`.
+    With LoRA the weights are the merged ones and the adapter itself is in `adapter/`. All processes that train together
+    must call it; the first one writes.
 
     Raises:
         HarnessError: not enough room on the disk; nothing was written then.
     """
+    state = lm.model.state_dict() if lm.root is None else whole_state(lm.model, trained_only=lm.lora)
+    if not lm.ranks.leads:
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     require_space(folder.parent, checkpoint_bytes(lm), what="a checkpoint")
     with atomic_folder(folder) as new, hf_model.quiet():
         model = lm.model
         if lm.lora:
-            lm.model.save_pretrained(new / "adapter", save_embedding_layers=False)
+            lm.model.save_pretrained(new / "adapter", save_embedding_layers=False, state_dict=state)
             model = _merged(lm, new / "adapter")
+            state = model.state_dict()
         # Our own generation config is copied below; transformers refuses to write some that it has read.
         kept, model.generation_config = model.generation_config, type(model.generation_config)()
         try:
-            model.save_pretrained(new, state_dict=_cast(model.state_dict(), lm.saved))
+            model.save_pretrained(new, state_dict=_cast(state, lm.saved))
         finally:
             model.generation_config = kept
         _set_dtype(new / "config.json", lm.saved)
@@ -260,7 +283,7 @@ def pass_tokens(lm: LM, budget: int) -> int:
 
 
 def must_recompute(lm: LM, tokens: int) -> bool:
-    """Whether a pass over so many tokens needs gradient checkpointing: an estimate. Never on a CPU.
+    """Whether a pass over so many tokens needs gradient checkpointing on this device: an estimate. Never on a CPU.
 
     Counted are gradients and AdamW's two moments (12 bytes per trained weight) and what each layer keeps for the
     backward pass, without the attention's own matrix, which fused attention does not keep.
@@ -271,7 +294,7 @@ def must_recompute(lm: LM, tokens: int) -> bool:
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     # Per token and layer: some 10 states and 3 of the inner size in bfloat16, and 4 norms' inputs in float32.
     kept = text.num_hidden_layers * (2 * (10 * text.hidden_size + 3 * inner) + 4 * 4 * text.hidden_size)
-    trained = sum(p.numel() for p in lm.model.parameters() if p.requires_grad)
+    trained = sum(n_own(p) for p in lm.model.parameters() if p.requires_grad)
     free, _ = torch.cuda.mem_get_info(lm.device)
     return bool(12 * trained + tokens * kept > 0.8 * free)
 

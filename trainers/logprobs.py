@@ -14,8 +14,10 @@ The output layer is computed in float32 whatever the weights are: rounded logits
 policy-gradient methods noisy (MiniMax-M1, arXiv 2506.13585). On a GPU, `torch.set_float32_matmul_precision("high")`
 makes that fast; products of bfloat16 numbers stay exact.
 
-Not handled: models sharded by FSDP (their body cannot be called alone), encoder-decoder models, auxiliary losses of
-mixtures of experts.
+A model whose weights are spread over processes must be called within its `sharding.Root` (`lm.forward`): FSDP does not
+see that its body is called alone.
+
+Not handled: encoder-decoder models, auxiliary losses of mixtures of experts.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import InputError
+from harness.samplers.hf_linear import linear
 from harness.trainers.batches import Batch
 
 LOGIT_BYTES = 1 << 30
@@ -55,9 +58,7 @@ class Head:
                 logits_NV = _exact(self.layer(hidden_ND))
             else:
                 bias = self.layer.bias
-                logits_NV = functional.linear(
-                    _exact(hidden_ND), weight, _exact(bias) if isinstance(bias, Tensor) else None
-                )
+                logits_NV = linear(_exact(hidden_ND), weight, _exact(bias) if isinstance(bias, Tensor) else None)
         if self.scale != 1.0:
             logits_NV = logits_NV * self.scale
         return logits_NV if self.cap is None else self.cap * torch.tanh(logits_NV / self.cap)

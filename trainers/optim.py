@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from harness.errors import InputError, UnknownName
 
@@ -115,4 +116,5 @@ def optimiser_step(optimiser: torch.optim.Optimizer, *, step: int, total_steps: 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """The norm of all gradients together, before they are scaled down to `max_norm` (0: left as they are)."""
     having = [parameter for parameter in parameters if parameter.grad is not None]
-    return float(torch.nn.utils.clip_grad_norm_(having, max_norm if max_norm > 0 else math.inf))
+    norm = torch.nn.utils.clip_grad_norm_(having, max_norm if max_norm > 0 else math.inf)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

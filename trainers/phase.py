@@ -9,7 +9,10 @@ A phase has a folder `out`:
 is killed and started again goes on where the last state was saved and ends with the same weights to the bit, on a CPU
 of the same kind with the same number of threads (`torch.set_num_threads`) and the same versions of packages.
 
-Not handled: a disk that loses what the operating system has accepted and synced; several processes training together.
+Processes that train together (`together.py`) share one folder: the first of them holds it and writes, and the state is
+whole, so that any number of them can go on.
+
+Not handled: a disk that loses what the operating system has accepted and synced.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, InputError, RunMismatch
 from harness.store import write_atomically
+from harness.trainers.sharding import own_part, whole
 from harness.types import Trained
 
 INTERRUPTED = 75
@@ -146,12 +150,12 @@ def save_state(out: Path, state: Mapping[str, Any]) -> None:
     _sync(folder)
 
 
-def load_state(out: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote last, on the CPU; None if there is nothing."""
+def load_state(out: Path, *, mapped: bool = False) -> dict[str, Any] | None:
+    """What `save_state` wrote last, on the CPU; None if there is nothing. `mapped`: read from the file when used."""
     path = out / "state" / "state.pt"
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return state
 
 
@@ -164,18 +168,25 @@ def _tensor_bytes(value: Any) -> int:
 
 
 def model_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Trained weights and the optimiser's moments: what an optimiser step changes. Not copied."""
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    return {"weights": weights, "optimiser": optimiser.state_dict()}
+    """Trained weights and the optimiser's moments: what an optimiser step changes. Not copied, unless the model is
+    spread: then they are whole in the first process, and all must call this."""
+    weights = {name: whole(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+    state = optimiser.state_dict()
+    moments = {place: {name: whole(value) for name, value in of.items()} for place, of in state["state"].items()}
+    return {"weights": weights, "optimiser": {**state, "state": moments}}
 
 
 @torch.no_grad()
 def restore_model(state: Mapping[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Puts what `model_state` took back into the model and the optimiser."""
+    """Puts what `model_state` took back into the model and the optimiser, or each process's part of it."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.copy_(state["weights"][name])
-    optimiser.load_state_dict(state["optimiser"])
+            parameter.copy_(own_part(state["weights"][name], parameter))
+    moments = dict(state["optimiser"]["state"])
+    for place, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
+        if place in moments:
+            moments[place] = {name: own_part(value, parameter) for name, value in moments[place].items()}
+    optimiser.load_state_dict({**state["optimiser"], "state": moments})
 
 
 # --- random generators
@@ -276,7 +287,10 @@ class Clock:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Of a GPU: most that torch had allocated on it. Of a CPU: most that this process has held in memory."""
+    """Of a GPU: most that torch had allocated on it. Of a CPU: most that this process has held in memory.
+
+    Of several processes each has its own; the account of a training has the first one's.
+    """
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

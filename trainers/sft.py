@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -30,11 +31,12 @@ from harness import progress as progress_
 from harness.errors import InputError
 from harness.recipes import Improvement
 from harness.samplers import hf_model
-from harness.trainers import epochs, phase
-from harness.trainers.batches import TokenRow, micro_batches
-from harness.trainers.lm import LM, autocast, completion_ids, open_model, pass_tokens, prompt_ids
+from harness.trainers import epochs, phase, together
+from harness.trainers.batches import Batch, TokenRow, micro_batches
+from harness.trainers.lm import LM, completion_ids, forward, open_model, pass_tokens, prompt_ids
 from harness.trainers.logprobs import completion_logprobs
 from harness.trainers.losses import Stats, nll_loss
+from harness.trainers.sharding import Ranks
 from harness.types import Row, Trained
 
 
@@ -84,28 +86,41 @@ def train(
         before: Trained | None = phase.finished(out)
         if before is not None:
             return before
-        device = hf_model.find_device(device)
-        with phase.isolated(seed, device):
-            lm = open_model(
-                init,
-                device=device,
-                dtype=dtype,
-                apply_chat_template=apply_chat_template,
-                system_instruction=system_instruction,
-                lora=improve.lora,
-            )
-            trained: Trained = epochs.run(
-                lm,
-                tokenize(lm, kept, progress),
-                lambda step: _losses(lm, step, improve.batch_tokens),
-                out=out,
-                improve=improve,
-                seed=seed,
-                validate=validate,
-                save_every_s=save_every_s,
-                progress=progress,
-            )
-            return trained
+        job = together.Job(
+            trainer="sft",
+            rows=tuple(kept),
+            init=str(init),
+            out=str(out),
+            improve=improve,
+            seed=seed,
+            device=hf_model.find_device(device),
+            dtype=dtype,
+            apply_chat_template=apply_chat_template,
+            system_instruction=system_instruction,
+            save_every_s=save_every_s,
+        )
+        trained: Trained = together.run(job, validate, progress)
+        return trained
+
+
+def work(
+    job: together.Job, ranks: Ranks, validate: Callable[[Path], float] | None, progress: progress_.Progress
+) -> Trained:
+    """One process's part of the training, which is all of it where there is one; arguments are as for `train`."""
+    with phase.isolated(job.seed, together.device_of(job.device, ranks)):
+        lm = together.opened(open_model, job, ranks)
+        trained: Trained = epochs.run(
+            lm,
+            tokenize(lm, job.rows, progress),
+            lambda step: _losses(lm, step, job.improve.batch_tokens),
+            out=Path(job.out),
+            improve=job.improve,
+            seed=job.seed,
+            validate=validate,
+            save_every_s=job.save_every_s,
+            progress=progress,
+        )
+        return trained
 
 
 def weighted(rows: Sequence[Row]) -> list[Row]:
@@ -150,21 +165,25 @@ def tokenize(lm: LM, rows: Sequence[Row], progress: progress_.Progress) -> list[
 def identity(
     rows: Sequence[Row], init: Path, improve: Improvement, seed: int, prompts: tuple[str, bool | None, str | None]
 ) -> str:
-    """A hash of all that decides what is learnt: not of `batch_tokens`, which may be lowered on the way."""
+    """A hash of all that decides what is learnt: not of `batch_tokens` and `processes`, which may change on the way."""
     dtype, chat, system = prompts
     parts = {
         "rows": sorted(map(msgspec.json.encode, rows)),
         "init": hf_model.identity(init, dtype, str(chat), system),
-        "improve": msgspec.structs.replace(improve, batch_tokens=0),
+        "improve": msgspec.structs.replace(improve, batch_tokens=0, processes=1),
         "seed": seed,
     }
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-def _losses(lm: LM, rows: Sequence[TokenRow], batch_tokens: int) -> Iterator[tuple[Tensor, Stats]]:
+def _losses(lm: LM, rows: Sequence[TokenRow], batch_tokens: int) -> list[epochs.MicroLoss]:
     normaliser = math.fsum(row.weight * row.n_tokens for row in rows)
-    for batch in micro_batches(rows, token_budget=pass_tokens(lm, batch_tokens)):
-        here = batch.to(lm.device)
-        with autocast(lm):
-            logprobs_BT = completion_logprobs(lm.model, here, head=lm.head).logprobs_BT
-        yield nll_loss(logprobs_BT, here.mask_BT, normaliser=normaliser, weights=here.weights_B)
+    batches = micro_batches(rows, token_budget=pass_tokens(lm, batch_tokens))
+    return [partial(_loss, lm, batch, normaliser) for batch in batches]
+
+
+def _loss(lm: LM, batch: Batch, normaliser: float) -> tuple[Tensor, Stats]:
+    here = batch.to(lm.device)
+    logprobs_BT = forward(lm, lambda model: completion_logprobs(model, here, head=lm.head).logprobs_BT)
+    result: tuple[Tensor, Stats] = nll_loss(logprobs_BT, here.mask_BT, normaliser=normaliser, weights=here.weights_B)
+    return result
