@@ -16,7 +16,7 @@ demo: .venv/.core
 	$(BIN)/harness sweep demo --output_path runs/demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest --quiet -m slow

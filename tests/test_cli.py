@@ -1,4 +1,8 @@
-"""The command line as a user meets it: in a process of its own, with good input and with every kind of bad one."""
+"""The command line as a user meets it, with good input and with every kind of bad one.
+
+How it starts, goes from completions to a leaderboard, refuses and is interrupted is seen in processes of their own
+(`run_apart`); the rest is seen in this one (`run`).
+"""
 
 import gzip
 import json
@@ -11,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.in_process import run
+
 HARNESS = [sys.executable, "-m", "harness"]
 
 
-def run(*arguments: object, cwd: Path | None = None, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+def run_apart(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
     command = [*HARNESS, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert status is None or done.returncode == status, done.stderr + done.stdout
     return done
@@ -45,7 +51,7 @@ def completions_file(folder: Path, rows: list[dict]) -> Path:
     return path
 
 
-def evaluate_file(folder: Path, path: Path, *more: object, status: int | None = 0):
+def evaluate_file(folder: Path, path: Path, *more: object, status: int | None = 0, by=run):
     problems = problems_file(folder)
     options = [
         "--tasks",
@@ -57,7 +63,7 @@ def evaluate_file(folder: Path, path: Path, *more: object, status: int | None = 
         "--model_args",
         f"path={path}",
     ]
-    return run("eval", *options, "--output_path", folder / "run", *more, status=status)
+    return by("eval", *options, "--output_path", folder / "run", *more, status=status)
 
 
 GOOD = [{"problem_id": f"p/{i}", "text": f"The answer is {2 if i else 3}."} for i in range(3)]
@@ -68,11 +74,11 @@ def test_help_comes_at_once():
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert "eval" in run("--help").stdout
+        assert "eval" in run_apart("--help").stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    assert any(seconds() < 0.3 for _ in range(5))
 
 
 @pytest.mark.parametrize("command", ["eval", "score", "report", "ls", "convert", "selftest"])
@@ -88,11 +94,11 @@ def test_import_is_light():
 
 
 def test_from_completions_to_leaderboard(tmp_path):
-    done = evaluate_file(tmp_path, completions_file(tmp_path, GOOD))
+    done = evaluate_file(tmp_path, completions_file(tmp_path, GOOD), by=run_apart)
     assert "66.6667" in done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["tasks"]["jsonl"]["pass@1"]["value"] == pytest.approx(2 / 3)
-    board = run("report", tmp_path / "run").stdout
+    board = run_apart("report", tmp_path / "run").stdout
     assert "| 1      | run" in board
     assert "66.67 [" in board
     assert json.loads(run("report", tmp_path / "run", "--format", "json").stdout)[0]["run"] == "run"
@@ -212,7 +218,8 @@ def bad_file(folder: Path, name: str) -> Path:
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path, name, says):
-    assert says in sentence(evaluate_file(tmp_path, bad_file(tmp_path, name), status=None))
+    by = run_apart if name == "not json" else run
+    assert says in sentence(evaluate_file(tmp_path, bad_file(tmp_path, name), status=None, by=by))
 
 
 def test_other_bad_input_is_one_sentence(tmp_path):

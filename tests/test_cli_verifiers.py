@@ -1,6 +1,10 @@
-"""From completions to selectors by the command line: eval, suite, rate, select, compare; and bad input to each."""
+"""From completions to selectors by the command line: eval, suite, rate, select, compare; and bad input to each.
+
+Quickly in this process, slowly with a process for each command as a user has it, which takes a second each.
+"""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from harness.tasks.list_programs import list_programs
+from tests.in_process import run
 
 HARNESS = [sys.executable, "-m", "harness"]
 PROBLEMS = 6
 
 
-def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+def run_apart(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([*HARNESS, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr + done.stdout
@@ -41,8 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_from_completions_to_selectors(folder):
-    out = folder / "run"
+@pytest.mark.parametrize(
+    "run", [pytest.param(run, id="here"), pytest.param(run_apart, marks=pytest.mark.slow, id="apart")]
+)
+def test_from_completions_to_selectors(folder, tmp_path, run):
+    out = tmp_path / "run"
+    shutil.copytree(folder / "run", out)
     assert "valid" in run("suite", out, "generated", "--path", folder / "tests.jsonl").stdout
     run("suite", out, "inputs")
     run("suite", out, "examples")
@@ -52,8 +61,9 @@ def test_from_completions_to_selectors(folder):
     page = (out / "verifiers.md").read_text()
     assert "CodeT of k on generated tests" in page
     assert "model" in page
-    again = run("select", out, "--k", "1,2,4", "--output", folder / "again.md")
-    assert again.stdout == chosen.stdout
+    if run is run_apart:  # the figures, drawn again, take a second
+        again = run("select", out, "--k", "1,2,4", "--output", tmp_path / "again.md")
+        assert again.stdout == chosen.stdout
     compared = run("compare", f"{out}:pass@1", f"{out}:maj@2[inputs]", f"{out}:best@2[model]").stdout
     # one of two drawn of two right and two wrong ones: the score finds a right one unless both are wrong
     assert "run:best@2[model]" in compared

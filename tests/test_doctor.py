@@ -1,18 +1,15 @@
 """`harness doctor`: what it says of this machine, and of one where a promise does not hold."""
 
-import subprocess
-import sys
-
 import pytest
 
 from harness import doctor
 from harness.sandbox import pool
 from harness.sandbox.tiers import PROMISES, probe
+from tests.in_process import run
 
 
 def test_every_promise_is_in_the_table() -> None:
-    done = subprocess.run([sys.executable, "-m", "harness", "doctor"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run("doctor")
     for promises in PROMISES.values():
         for promise in promises:
             assert f"{promise}  " in done.stdout

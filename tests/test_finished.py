@@ -39,6 +39,7 @@ def make_run(folder, *, n=None, limit=None, name="run", problems=4):
         limits=harness.Limits(cpu_s=7),
         limit=limit,
         k=[1, 2],
+        workers=1,  # which opens sooner than one for each core
         output_path=folder / name,
     )
 

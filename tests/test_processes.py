@@ -105,6 +105,15 @@ def test_forks_of_forks_come_from_the_same_server_and_end_with_their_starter(tmp
     assert is_gone(begun["child"])
 
 
+@pytest.fixture
+def attentive() -> Iterator[None]:
+    """This process minds SIGINT, which one that was started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("attentive")
 def test_whoever_is_interrupted_stops_what_it_waits_for(output: IO[bytes]) -> None:
     began = time.monotonic()
     threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()

@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from harness import sweeps
 from harness.doctor import promises
+from tests.in_process import run
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,11 +20,7 @@ def block(heading: str, language: str) -> str:
 
 
 def harness(*arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run(*arguments).stdout
 
 
 def test_the_task_in_ten_lines_works(tmp_path):
@@ -48,10 +43,9 @@ def test_the_problem_as_a_json_line_works(tmp_path):
     assert re.search(r"gold: jsonl +\| 1 +\| 0 +\| 0", found)
 
 
-def test_the_python_example_works(tmp_path):
-    code = block("Evaluate what you have", "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_python_example_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(block("Evaluate what you have", "python"), {"__name__": "__main__"})
 
 
 def test_every_file_of_the_tree_exists_and_every_file_is_in_it():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import harness
+from tests.in_process import run
 
 CODEGEN = "humaneval_codegen16b_even.jsonl.gz"
 VERDICTS = "humaneval_codegen16b_even_verdicts.jsonl.gz"
@@ -59,8 +60,8 @@ def test_the_first_completions_of_codegen_16b(tmp_path, shared_data):
 @pytest.mark.parametrize(
     ("system", "percent"),
     [
-        ("6b_finetuning", 21.970),
-        ("6b_verification", 38.939),
+        pytest.param("6b_finetuning", 21.970, marks=pytest.mark.slow),
+        pytest.param("6b_verification", 38.939, marks=pytest.mark.slow),
         ("175b_finetuning", 31.970),
         ("175b_verification", 56.515),
     ],
@@ -106,7 +107,6 @@ def test_qwen_on_math(tmp_path, shared_data):
 
 
 def test_gold_solutions_of_humaneval(shared_data):
-    command = [sys.executable, "-m", "harness", "selftest", "--tasks", "humaneval"]
-    command += ["--task_args", f"path={shared_data}/HumanEval.jsonl.gz", "--only", "gold"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    task = ["--tasks", "humaneval", "--task_args", f"path={shared_data}/HumanEval.jsonl.gz"]
+    printed = run("selftest", *task, "--only", "gold").stdout
     assert re.search(r"gold: humaneval +\| 164 +\| 0 +\| 0 +\| 0 ", printed)

@@ -33,6 +33,7 @@ def test_the_studies_of_the_paper_are_there() -> None:
     }
 
 
+@pytest.mark.slow
 def test_arms_differ_in_what_the_study_is_about() -> None:
     restart = study("restart").arms
     assert (restart["rest_em"].treatment.init, restart["rest"].treatment.init) == ("base", "previous")

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ TESTS = tuple(
 )
 
 
-def write_run(folder, programs=PROGRAMS, *, problems=1):
+def write_run(folder, programs=PROGRAMS, *, problems=1, workers=1):
     """A run of the task `jsonl` whose completions are these programs."""
     rows = [
         {
@@ -60,7 +61,8 @@ def write_run(folder, programs=PROGRAMS, *, problems=1):
         "replay",
         task_args={"path": str(folder / "problems.jsonl")},
         model_args={"path": str(folder / "completions.jsonl")},
-        limits=Limits(gold_factor=0, cpu_s=0.5),
+        limits=Limits(gold_factor=0, cpu_s=0.3),
+        workers=workers,
         output_path=folder / "run",
     )
     return folder / "run"
@@ -75,9 +77,15 @@ def suite_of(tests=TESTS, *, problems=1, name="generated"):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = write_run(tmp_path_factory.mktemp("suites"))
+    path = write_run(tmp_path_factory.mktemp("suites"), workers=2)
     run_suite(path, suite_of(), limits=LIMITS)
     return path
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A run of four programs that end, without a suite, to be copied."""
+    return write_run(tmp_path_factory.mktemp("few"), PROGRAMS[:4])
 
 
 def test_every_program_is_run_on_every_test(run):
@@ -146,7 +154,7 @@ def test_a_suite_is_read_as_it_was_made(run, tmp_path):
     assert suite_names(run) == ["generated"]
     odd = Case(id="odd", kind="call", input=[(1, {2: "ü"}), {1.5}, None], expected=(1, b"x", {(1, 2)}, 10**40, 2j))
     suite = Suite(name="odd", source="s", tests={"p/0": (odd,)}, counts={"p/0": (3,)}, notes={"syntax": 2})
-    run_suite(run, suite)
+    run_suite(run, suite, workers=1)
     assert read_suite(run, "odd") == suite
     assert suite_names(run) == ["generated", "odd"]
 
@@ -158,19 +166,20 @@ def test_results_have_the_suites(run):
 
 def test_a_suite_that_is_there_is_not_run_again_nor_another_in_its_place(run):
     before = (run / "suites/generated/outcomes.jsonl").read_bytes()
-    run_suite(run, suite_of(), limits=LIMITS)
+    run_suite(run, suite_of(), limits=LIMITS, workers=1)
     assert (run / "suites/generated/outcomes.jsonl").read_bytes() == before
     with pytest.raises(RunMismatch, match=r"other tests.*again=True"):
-        run_suite(run, suite_of(TESTS[:1]), limits=LIMITS)
+        run_suite(run, suite_of(TESTS[:1]), limits=LIMITS, workers=1)
     with pytest.raises(RunMismatch, match="other limits"):
-        run_suite(run, suite_of(), limits=Limits(cpu_s=0.2))
+        run_suite(run, suite_of(), limits=Limits(cpu_s=0.2), workers=1)
     assert (run / "suites/generated/outcomes.jsonl").read_bytes() == before
 
 
-def test_again_replaces_a_suite_and_outcomes_follow(tmp_path):
-    run = write_run(tmp_path, PROGRAMS[:4])
-    run_suite(run, suite_of())
-    run_suite(run, suite_of(TESTS[3:]), again=True)
+@pytest.mark.slow
+def test_again_replaces_a_suite_and_outcomes_follow(few, tmp_path):
+    run = shutil.copytree(few, tmp_path / "run")
+    run_suite(run, suite_of(), workers=1)
+    run_suite(run, suite_of(TESTS[3:]), workers=1, again=True)
     _, results = results_of(run)
     assert outcomes(run, "generated", results).passed_PGC[0].tolist() == [[False]] * 4
     assert suite_names(run) == ["generated"]
@@ -178,7 +187,7 @@ def test_again_replaces_a_suite_and_outcomes_follow(tmp_path):
 
 def test_problems_without_a_test_are_skipped(tmp_path):
     run = write_run(tmp_path, PROGRAMS[:2], problems=3)
-    run_suite(run, Suite(name="one", source="s", tests={"p/1": TESTS[:2]}))
+    run_suite(run, Suite(name="one", source="s", tests={"p/1": TESTS[:2]}), workers=1)
     _, results = results_of(run)
     found = outcomes(run, "one", results)
     assert [each.shape for each in found.passed_PGC] == [(2, 0), (2, 2), (2, 0)]
@@ -188,23 +197,24 @@ def test_problems_without_a_test_are_skipped(tmp_path):
     assert found.tests_PC == ((), TESTS[:2], ())
 
 
+@pytest.mark.slow
 def test_one_test_that_comes_late_in_a_busy_process_gets_its_own_time(tmp_path):
     """0.2 s of 0.5 each: two fit in a process, and none is endless."""
     busy = "    until = time.process_time() + 0.2\n    while time.process_time() < until: pass\n"
     slow = f"import time\ndef f(x):\n{busy}    return x + 1\n"
     run = write_run(tmp_path, [slow])
-    run_suite(run, suite_of(), limits=Limits(cpu_s=0.5, wall_s=5))
+    run_suite(run, suite_of(), limits=Limits(cpu_s=0.5, wall_s=5), workers=1)
     _, results = results_of(run)
     found = outcomes(run, "generated", results)
     assert found.passed_PGC[0].tolist() == [[True, True, True, False]]
     assert found.value_PGC[0][0] == ("1", "2", "3", "4")
 
 
-def test_a_failure_of_the_sandbox_is_said_and_never_counts_as_a_failed_test(tmp_path, monkeypatch):
+def test_a_failure_of_the_sandbox_is_said_and_never_counts_as_a_failed_test(few, tmp_path, monkeypatch):
     """Only the sandbox's own failure has to be made up: it does not fail by itself."""
     from harness.sandbox.pool import Pool
 
-    run = write_run(tmp_path, PROGRAMS[:4])
+    run = shutil.copytree(few, tmp_path / "run")
     real = Pool.run
 
     def failing(self, jobs):
@@ -221,25 +231,25 @@ def test_a_failure_of_the_sandbox_is_said_and_never_counts_as_a_failed_test(tmp_
     with monkeypatch.context() as patch:
         patch.setattr(Pool, "run", failing)
         with pytest.raises(HarnessError, match=r"failed on 1 programs.*completion 1"):
-            run_suite(run, suite_of())
+            run_suite(run, suite_of(), workers=1)
     _, results = results_of(run)
     assert suite_names(run) == []
     with pytest.raises(InputError, match="not finished"):
         outcomes(run, "generated", results)
-    run_suite(run, suite_of())
+    run_suite(run, suite_of(), workers=1)
     assert outcomes(run, "generated", results).passed_PGC[0][1].tolist() == [True, True, True, False]
     assert len((run / "suites/generated/outcomes.jsonl").read_text().splitlines()) == 3
 
 
-def test_completions_that_came_later_are_asked_for_and_added(tmp_path):
+@pytest.mark.slow
+def test_completions_that_came_later_are_asked_for_and_added(few, tmp_path):
     run = write_run(tmp_path, PROGRAMS[:2])
-    run_suite(run, suite_of())
-    (tmp_path / "more").mkdir()
-    more = write_run(tmp_path / "more", PROGRAMS[:4])
+    run_suite(run, suite_of(), workers=1)
+    more = shutil.copytree(few, tmp_path / "more")
     (run / "suites").rename(more / "suites")
     with pytest.raises(InputError, match="run the suite again"):
         outcomes(more, "generated", results_of(more, with_suites=False)[1])
-    run_suite(more, suite_of())
+    run_suite(more, suite_of(), workers=1)
     assert outcomes(more, "generated", results_of(more, with_suites=False)[1]).passed_PGC[0].sum(axis=1).tolist() == [
         3,
         3,
@@ -251,27 +261,27 @@ def test_completions_that_came_later_are_asked_for_and_added(tmp_path):
 
 def test_what_cannot_be_a_suite(run, tmp_path):
     with pytest.raises(InputError, match="no tests"):
-        run_suite(run, Suite(name="none", source="s", tests={"p/0": ()}))
+        run_suite(run, Suite(name="none", source="s", tests={"p/0": ()}), workers=1)
     with pytest.raises(InputError, match="no task"):
-        run_suite(run, Suite(name="other", source="s", tests={"q": TESTS}))
+        run_suite(run, Suite(name="other", source="s", tests={"q": TESTS}), workers=1)
     with pytest.raises(InputError, match="name of a suite"):
-        run_suite(run, suite_of(name="../x"))
+        run_suite(run, suite_of(name="../x"), workers=1)
     with pytest.raises(InputError, match="two tests '0'"):
-        run_suite(run, suite_of((TESTS[0], TESTS[0]), name="twice"))
+        run_suite(run, suite_of((TESTS[0], TESTS[0]), name="twice"), workers=1)
     with pytest.raises(InputError, match="no call test"):
-        run_suite(run, suite_of((Case(id="0", kind="script", input="pass"),), name="script"))
+        run_suite(run, suite_of((Case(id="0", kind="script", input="pass"),), name="script"), workers=1)
     with pytest.raises(InputError, match=r"no suite 'nothing' \(there are generated"):
         outcomes(run, "nothing", results_of(run)[1])
     (tmp_path / "manifest.json").touch()
     with pytest.raises(InputError, match="not finished"):
-        run_suite(tmp_path, suite_of())
+        run_suite(tmp_path, suite_of(), workers=1)
 
 
 def test_two_processes_do_not_write_one_suite(run):
     from harness.store import lock
 
     with lock(run / "suites/generated", proof="suite.json"), pytest.raises(RunMismatch, match="another process"):
-        run_suite(run, suite_of(), limits=LIMITS)
+        run_suite(run, suite_of(), limits=LIMITS, workers=1)
 
 
 def test_own_inputs_and_examples(run):

@@ -14,9 +14,10 @@ from tests.test_suites import LIMITS, PROGRAMS, suite_of, write_run
 
 
 def test_quality_on_a_small_run(tmp_path):
-    run = write_run(tmp_path, PROGRAMS)
-    run_suite(run, suite_of(), limits=LIMITS)
-    found = quality(run, "generated", most_mutants=50)
+    programs = [*PROGRAMS[:-1], "1 / 0\n"]  # the last one fails here too, without taking all of its time
+    run = write_run(tmp_path, programs)
+    run_suite(run, suite_of(), limits=LIMITS, workers=1)
+    found = quality(run, "generated", most_mutants=50, workers=1)
     (row,) = found.rows
     assert (row.tests, row.valid, row.right, row.wrong) == (4, 3, 3, 6)
     assert found.validity == found.validity_of_problems == 0.75
@@ -34,9 +35,9 @@ def test_quality_on_a_small_run(tmp_path):
 def test_a_suite_that_sees_little_kills_little(tmp_path):
     gold = "def f(x):\n    return x + 1\n"
     run = write_run(tmp_path, [gold])
-    run_suite(run, suite_of((Case(id="0", kind="call", input=[""], expected=1),)))  # not valid: it raises
+    run_suite(run, suite_of((Case(id="0", kind="call", input=[""], expected=1),)), workers=1)  # not valid: it raises
     assert read_quality(run, "generated") is None
-    found = quality(run, "generated")
+    found = quality(run, "generated", workers=1)
     assert (found.validity, found.mutants, found.kill_rate) == (0, 4, 0)
     assert found.accepts_valid.true_positive is None, "no valid test: nothing was measured"
     assert found.accepts.false_positive is None, "no wrong completion"

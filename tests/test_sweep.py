@@ -23,6 +23,7 @@ from harness.sweeps import Arm, Setting, Sweep
 from harness.sweeps.folder import Job, left_out, merged, missing
 from harness.trials import Evaluation, TaskUse
 from harness.types import Budget
+from tests import in_process
 
 TOY = f"{Path(__file__).parent / 'toy_task.py'}:toy"
 
@@ -276,11 +277,9 @@ def test_what_is_added_runs_alone(
     assert {name: os.stat(out / name).st_mtime_ns for name in before} == before
 
 
-@pytest.mark.slow
 def test_a_base_model_that_is_not_there_fails_its_arms_and_leaves_a_report(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
-    done = run(written(tmp_path, missing), tmp_path / "out")
-    assert done.returncode == 1
+    done = in_process.run("sweep", written(tmp_path, missing), "--output_path", tmp_path / "out", status=1)
     assert f"{missing} does not exist" in done.stderr
     page = (tmp_path / "out" / "report.md").read_text()
     assert "The base model is not evaluated yet." in page

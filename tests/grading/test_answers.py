@@ -541,6 +541,7 @@ def test_this_process_never_loads_sympy_and_leaves_no_worker() -> None:
     assert not Path(f"/proc/{int(done.stdout)}").exists()
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_a_worker_of_its_own() -> None:
     code = (
         "import os\nfrom harness.grading import symbolic\n"

@@ -1,4 +1,5 @@
-"""Sweep folders as `harness sweep` leaves them, made of replayed completions: real run folders, no training."""
+"""Sweep folders as `harness sweep` leaves them, made of replayed completions: real run folders, no training; and
+verifier reports with or without figures."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ import pytest
 
 import harness
 from harness.controls import control
+from harness.leaderboards import verifier
+from harness.leaderboards.verifier.report import VerifierReport
 from harness.recipes import Treatment, recipe
 from harness.sweeps import Arm, Setting, Sweep, trial_of
 from harness.trials import Evaluated, Evaluation, TaskUse
@@ -59,6 +62,24 @@ class World:
     ease: dict[str, Any]
     """Of each problem, in logits, by split."""
     rng: np.random.Generator
+
+
+@pytest.fixture(params=["numbers", pytest.param("figures", marks=pytest.mark.slow)])
+def verifier_report(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., tuple[str, VerifierReport]]:
+    """Makes the page and the numbers of a run's verifier report: slowly as `write` leaves them, quickly without the
+    figures, which take most of its time."""
+
+    def made(
+        run: Path, *, ks: Sequence[int] | None = None, baseline: str = verifier.DEFAULT
+    ) -> tuple[str, VerifierReport]:
+        if request.param == "figures":
+            page, numbers, *_ = verifier.write(run, tmp_path / "report" / "page.md", ks=ks, baseline=baseline)
+            return page.read_text(), verifier.read_report(numbers)
+        found = verifier.measure(run, ks=ks, baseline=baseline)
+        read = msgspec.json.decode(msgspec.json.encode(found), type=VerifierReport)
+        return verifier.tables.markdown(found, {}, run), read
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -280,6 +280,7 @@ def test_csv_has_a_row_per_comparison(runs):
     assert [row["run"] for row in rows] == ["better", "same"]
 
 
+@pytest.mark.slow
 def test_gsm8k_with_and_without_a_verifier(tmp_path, shared_data):
     """Cobbe et al. 2021: reranking by a verifier helps at both sizes, and helps 6B past 175B."""
     paths = []

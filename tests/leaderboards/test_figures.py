@@ -136,6 +136,7 @@ def test_iterations_from_folders_and_from_numbers_are_the_same_figure(both_split
     assert any(label.startswith("gap +37.5 [") for label in labels)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_whatever_the_users_settings(base, better, both_splits, tmp_path):
     def all_figures(folder):
         files = draw([base, better], folder)

@@ -10,8 +10,10 @@ import pytest
 
 from harness.errors import InputError, UnknownName
 from harness.finished import results_of
-from harness.leaderboards.experiment import read_report, write
+from harness.leaderboards.experiment import read_report
 from harness.leaderboards.experiment.format import change_text
+from harness.leaderboards.experiment.measure import measure
+from harness.leaderboards.experiment.read import read_sweep
 from harness.leaderboards.experiment.report import Number
 from harness.leaderboards.findings import Finding, main, page, verdict
 from harness.leaderboards.strata import difficulty
@@ -28,8 +30,9 @@ STUDIES = Path(__file__).parents[2] / "leaderboards/studies"
 @pytest.fixture(scope="module")
 def folder(build, tmp_path_factory):
     place = tmp_path_factory.mktemp("findings")
-    out = build(place / "out", ARMS, problems=60)
-    write(out, place / "boards/small.md")
+    out = build(place / "out", ARMS, problems=30)
+    (place / "boards").mkdir()
+    (place / "boards/small.json").write_bytes(msgspec.json.encode(measure(read_sweep(out))[0]))
     return place
 
 

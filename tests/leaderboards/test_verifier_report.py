@@ -310,14 +310,14 @@ def test_figures_are_linked_and_carry_their_names(world, page):
     assert all((world.run / link).with_suffix(".png").stat().st_size > 10_000 for link in links)
 
 
-def test_warnings_come_first_and_gaps_are_said(tmp_path):
+def test_warnings_come_first_and_gaps_are_said(verifier_report, tmp_path):
     rng = np.random.default_rng(1)
     right = rng.integers(0, 2, (6, 4)).astype(float)
     run = make_run(tmp_path / "a", right, right + 1, k="1,2,4")
     holes = right.copy()
     holes[2, 1] = np.nan
     add_column(run, "holes", holes)
-    page = write(run)[0].read_text()
+    page, _ = verifier_report(run)
     warned = "> - **holes**: 1 of 24 completions have no score: the scorer could not measure them."
     assert page.splitlines()[:5] == [
         "# run: what choosing among completions is worth",
@@ -331,22 +331,22 @@ def test_warnings_come_first_and_gaps_are_said(tmp_path):
     assert "**majority of 4**" in page
 
 
-def test_a_probability_that_is_none_is_not_treated_as_one(tmp_path):
+def test_a_probability_that_is_none_is_not_treated_as_one(verifier_report, tmp_path):
     right = np.random.default_rng(1).integers(0, 2, (6, 4)).astype(float)
     run = make_run(tmp_path / "a", right, right + 1, k="1,2,4")
     add_column(run, "logits", 3 * right - 1, probability=True)
-    page, numbers, *_ = write(run)
-    assert "score `logits` is said to be a probability and leaves 0 to 1" in page.read_text()
-    [quality] = read_report(numbers).parts[0].quality
+    page, report = verifier_report(run)
+    assert "score `logits` is said to be a probability and leaves 0 to 1" in page
+    [quality] = report.parts[0].quality
     assert quality.calibrated is None
 
 
-def test_splits_have_parts_of_their_own(tmp_path):
+def test_splits_have_parts_of_their_own(verifier_report, tmp_path):
     rng = np.random.default_rng(4)
     right = (rng.random((12, 4)) < 0.5).astype(float)
     splits = ["train", "test"] * 6
     run = make_run(tmp_path / "a", right, right + 1, scores={"good": right}, splits=splits, k="1,2,4")
-    report = read_report(write(run)[1])
+    _, report = verifier_report(run)
     assert {part.name: part.problems for part in report.parts} == {"sums/train": 6, "sums/test": 6}
     for part in report.parts:
         mine = right[[f"sums/{split}" == part.name for split in splits]]
@@ -354,9 +354,9 @@ def test_splits_have_parts_of_their_own(tmp_path):
         assert part.ceiling[4].value == pytest.approx(mine.any(axis=1).mean())
 
 
-def test_ks_and_the_baseline_can_be_chosen(world, tmp_path):
-    _, numbers, *_ = write(world.run, tmp_path / "page.md", ks=[2, 5], baseline="best[honest]")
-    [part] = read_report(numbers).parts
+def test_ks_and_the_baseline_can_be_chosen(world, verifier_report):
+    _, report = verifier_report(world.run, ks=[2, 5], baseline="best[honest]")
+    [part] = report.parts
     assert part.ks == (1, 2, 5)
     assert part.baselines == ("pass@1", "best[honest]", "best[mean logprob]")
     found = {each.name: each.levels[5].value for each in part.selectors}
@@ -417,12 +417,11 @@ def programs(tmp_path_factory):
     return folder / "run"
 
 
-def test_programs_are_chosen_by_what_they_did_on_suites(programs):
+def test_programs_are_chosen_by_what_they_did_on_suites(programs, verifier_report):
     (programs / "suites" / "examples" / "quality.json").write_text(
         json.dumps({"validity": 0.875, "accepts": {"true_positive": 1.0}, "rows": [{"a": 1}] * 6})
     )
-    page, numbers, *_ = write(programs)
-    report = read_report(numbers)
+    said, report = verifier_report(programs)
     [part] = report.parts
     found = {each.name: each for each in part.selectors}
     # who passes the task's own tests is the verdict: only values on their inputs may be looked at
@@ -439,7 +438,6 @@ def test_programs_are_chosen_by_what_they_did_on_suites(programs):
         }
     )
     assert found["max_pass[examples]"].captured[4].value > 0.9
-    said = page.read_text()
     assert "**MaxPass of 4 on the examples**" in said
     assert "over majority (inputs)" in said
     sizes = {each.suite: (each.problems, each.tests, each.most) for each in report.suites}
@@ -452,7 +450,7 @@ def test_programs_are_chosen_by_what_they_did_on_suites(programs):
     assert not any(row[0] in ("rows", "suite") and row[1] != "problems" for row in rows)
     [inputs] = [row for row in rows if row[:2] == ["inputs", "6"]]
     assert float(inputs[5]) > 0  # seconds
-    assert write(programs)[0].read_text() == said
+    assert verifier_report(programs)[0] == said
 
 
 def test_a_selector_that_falls_is_said_to(world, page, part):
@@ -476,7 +474,7 @@ def test_the_terminal_shows_the_same_sentences(world, page):
     assert not any("**" in line for line in lines)
 
 
-def test_the_reward_model_of_qwen(tmp_path, shared_data):
+def test_the_reward_model_of_qwen(verifier_report, tmp_path, shared_data):
     """What Qwen's file says of 50 problems with 8 completions each, problem 3 put right (tests/test_real_data.py)."""
     path = str(shared_data / "math_qwen_rm_first50.jsonl.gz")
     harness.evaluate(
@@ -487,13 +485,13 @@ def test_the_reward_model_of_qwen(tmp_path, shared_data):
         k="1,2,4,8",
         output_path=tmp_path / "run",
     )
-    page, numbers, *_ = write(tmp_path / "run")
-    [part] = read_report(numbers).parts
+    page, report = verifier_report(tmp_path / "run")
+    [part] = report.parts
     found = {each.name: each for each in part.selectors}
     assert found["best[pred_score]"].levels[8].value == pytest.approx(0.98)
     assert (part.one.value, part.ceiling[8].value) == pytest.approx((0.9575, 1.0))
     # four problems have anything to choose: whatever the reward model gains cannot be told apart
-    assert "4 of the 50 problems" in page.read_text()
-    said = sentence(page.read_text(), "best-of-8 by pred_score")
+    assert "4 of the 50 problems" in page
+    said = sentence(page, "best-of-8 by pred_score")
     assert "cannot be told apart from pass@1" in said
     assert "majority (+0.0" in said

@@ -139,16 +139,16 @@ def test_the_page_sets_the_chosen_beside_the_random(page, part):
     assert rows[3][3] == rows[4][3] == rows[5][3]  # ten of ten
 
 
-def test_without_examples_the_largest_cluster_is_submitted(world):
+def test_without_examples_the_largest_cluster_is_submitted(world, verifier_report):
     """Five programs return None, at most three are right: one submission is never right, ten are all clusters."""
-    page, numbers, *_ = write(world.folder / "bare", ks=KS)
-    [part] = read_report(numbers).parts
+    page, report = verifier_report(world.folder / "bare", ks=KS)
+    [part] = report.parts
     one, ten = part.several.submitted
     assert part.several.accepted is None
     assert one.solved[12].value == 0
     assert one.gain.value == pytest.approx(-world.right.mean())
     assert ten.solved[12].value == 1
-    said = section(page.read_text(), "Several submissions")
+    said = section(page, "Several submissions")
     assert "Of k programs all are clustered by" in said
     assert "none passes" not in said
     assert "% solved; **worse than a random one (pass@1)**, -" in said
@@ -201,6 +201,7 @@ def test_the_page_says_how_few_suffice(page, part):
     assert rows[1][3:] == ["-", seconds]
 
 
+@pytest.mark.slow
 def test_a_repetition_is_the_same_to_the_byte(world, page):
     numbers = (world.folder / "run" / "verifiers.json").read_bytes()
     again = write(world.folder / "run", ks=KS)
@@ -208,7 +209,7 @@ def test_a_repetition_is_the_same_to_the_byte(world, page):
     assert again[1].read_bytes() == numbers
 
 
-def test_unknown_seconds_are_not_zero(world, tmp_path):
+def test_unknown_seconds_are_not_zero(world, verifier_report, tmp_path):
     shutil.copytree(world.folder / "run", tmp_path / "run")
     path = tmp_path / "run" / "suites" / "examples" / "outcomes.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -216,24 +217,24 @@ def test_unknown_seconds_are_not_zero(world, tmp_path):
         if row["problem_id"] == rows[0]["problem_id"]:
             row.pop("cpu_s", None)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page, numbers, *_ = write(tmp_path / "run", ks=[1, 12])
-    [part] = read_report(numbers).parts
+    page, report = verifier_report(tmp_path / "run", ks=[1, 12])
+    [part] = report.parts
     assert all(one.cpu_s is None for each in part.pruned for one in each.kept)
     assert part.pruned[0].enough == 1
-    said = section(page.read_text(), "Prune, then rank")
+    said = section(page, "Prune, then rank")
     assert "what that saves is not known, as CPU seconds were not measured" in said
     assert f"are not known of {PROBLEMS - 1 + N} of {PROBLEMS * N} completions" in said
     assert table(said, "score")[0] == ["score", "programs run", "right, %", "against all"]
 
 
-def test_nothing_is_said_where_there_is_nothing_to_show(world, tmp_path):
-    bare = write(world.folder / "bare", tmp_path / "bare.md", ks=KS)[0].read_text()
+def test_nothing_is_said_where_there_is_nothing_to_show(world, verifier_report, tmp_path):
+    bare, _ = verifier_report(world.folder / "bare", ks=KS)
     assert "### Several submissions" in bare
     assert "Prune, then rank" not in bare  # no scores
     shutil.copytree(world.folder / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "suites")
-    page, numbers, *_ = write(tmp_path / "run", ks=KS)
-    [part] = read_report(numbers).parts
+    page, report = verifier_report(tmp_path / "run", ks=KS)
+    [part] = report.parts
     assert (part.several, part.pruned) == (None, ())
-    assert "Several submissions" not in page.read_text()
-    assert "Prune, then rank" not in page.read_text()
+    assert "Several submissions" not in page
+    assert "Prune, then rank" not in page

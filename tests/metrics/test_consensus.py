@@ -286,6 +286,7 @@ def test_planted_curves_in_k_rise_for_codet_and_b4_and_keep_their_order() -> Non
     assert all(above(b, c) for b, c in zip(curve["b4"].T[1:], curve["codet"].T[1:], strict=True))
 
 
+@pytest.mark.slow
 def test_where_wrong_programs_often_pass_wrong_tests_counting_passes_is_worse_than_chance() -> None:
     """A right program passes 0.3 x 30 = 9 tests on average, a wrong one (0.3 x 0.4 + 0.7 x 0.3) x 30 = 9.9, and the
     best of several wrong ones more. The default beta_0 = 1e4 denies that wrong programs do this: B4 then falls behind

@@ -81,6 +81,7 @@ def partitions(n: int, most: int | None = None) -> Iterator[list[int]]:
             yield [first, *rest]
 
 
+@pytest.mark.slow
 def test_every_class_structure_to_n_8_equals_enumeration(over_subsets) -> None:
     for n in range(1, 9):
         for invalid in range(n + 1):

@@ -60,6 +60,7 @@ def best_of(value: list[Fraction], score: list[float], subset: tuple[int, ...]) 
     return sum(tied, Fraction(0)) / len(tied)
 
 
+@pytest.mark.slow
 def test_best_at_k_equals_enumeration_for_every_tie_pattern_to_n_5(over_subsets) -> None:
     for n in range(1, 6):
         value = [Fraction(i * i % 7, 3) for i in range(n)]

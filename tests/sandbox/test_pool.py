@@ -83,7 +83,7 @@ def test_all_tests_are_run_on_demand(make_job: Any) -> None:
             Status.passed, Status.runtime_error, Status.passed, Status.passed, Status.wrong
         ],
     }  # fmt: skip
-    with open_sandbox(workers=1, all_tests=True, limits=Limits(cpu_s=1, wall_s=3)) as box:
+    with open_sandbox(workers=1, all_tests=True, limits=Limits(cpu_s=0.5, wall_s=3)) as box:
         for job, executions in box.run(make_job(program, *TESTS) for program in programs):
             assert statuses(executions) == programs[job.completion.program or ""], job.completion.program
             assert [one.test_id for one in executions] == [test.id for test in TESTS]

@@ -64,7 +64,10 @@ def wait_until(condition: Any, seconds: float) -> bool:
     return True
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signal_number",
+    [signal.SIGKILL, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM))],
+)
 def test_nothing_outlives_the_parent(signal_number: int, tier: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, tier],

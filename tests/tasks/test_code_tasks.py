@@ -50,6 +50,7 @@ def completion(text, form="continuation"):
     return Completion(problem_id="", index=0, text=text, form=form)
 
 
+@pytest.mark.slow
 def test_mbpp_full(tmp_path):
     task = mbpp(path=write(tmp_path, FULL))
     (problem,) = task.problems

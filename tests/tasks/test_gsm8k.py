@@ -115,7 +115,7 @@ def test_a_row_without_a_number_is_named(tmp_path: Path) -> None:
         gsm8k(path=str(path))
 
 
-@pytest.mark.parametrize(("split", "count"), [("test", 1319), ("train", 7473)])
+@pytest.mark.parametrize(("split", "count"), [("test", 1319), pytest.param("train", 7473, marks=pytest.mark.slow)])
 def test_every_gold_solution_passes(shared_data: Path, split: str, count: int) -> None:
     task = gsm8k(path=str(shared_data / f"gsm8k_{split}.jsonl.gz"), split=split)
     assert len(task.problems) == count

@@ -143,6 +143,7 @@ def slow(*values: Any) -> Any:
 # --- the same as one process
 
 
+@pytest.mark.slow
 def test_steps_have_more_and_fewer_micro_batches_than_processes(model):
     """What the next tests rest on."""
     lm = open_model(model())
@@ -299,6 +300,7 @@ def lead(folder: str, out: str) -> None:
     train(Path(folder), Path(out), 2, VALIDATED, validate=stuck)
 
 
+@pytest.mark.slow
 def test_the_first_validates_and_none_outlives_it(tmp_path, model):
     """It is killed while the others wait for its score; then the training goes on to the same end."""
     (tmp_path / "out").mkdir()

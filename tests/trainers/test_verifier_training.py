@@ -21,7 +21,7 @@ from harness.verifiers import rate
 from tests.samplers.conftest import save
 from tests.trainers.replayed import replayed
 
-PROBLEMS = 40
+PROBLEMS = 24
 TEXTS = ("    return x\n", "    return x + 1\n", "    return 1 / 0\n", "    return x + 0\n")
 SETTINGS = Settings(epochs=6, learning_rate=3e-3, max_tokens=160)
 
@@ -111,7 +111,7 @@ def test_what_it_does_not_see_it_cannot_know(place):
     assert values["validation"]["loss"] > 0.4
 
 
-@pytest.mark.parametrize("kind", ["lever", "lever_classifier", "probe"])
+@pytest.mark.parametrize("kind", ["lever", pytest.param("lever_classifier", marks=pytest.mark.slow), "probe"])
 def test_the_same_training_gives_the_same_bytes(place, kind, tmp_path):
     for name, seed in (("again", 0), ("other", 1)):
         train_verifier([place.train], tmp_path / name, base=place.base, kind=kind, seed=seed, settings=SETTINGS)
