@@ -58,8 +58,12 @@ def test_work_is_counted_in_completions(planned: Sweep) -> None:
 
 
 def test_time_comes_from_what_has_run_or_is_said_to_be_assumed(planned: Sweep, tmp_path: Path) -> None:
-    assert seconds_per_completion(planned, tmp_path, "letters") == (0.006, "assumed")
-    assert "assumed: 1,000 tokens per second" in describe(planned, tmp_path)
+    assert seconds_per_completion(planned, tmp_path, "letters") == (pytest.approx(0.002), "assumed")
+    assert seconds_per_completion(planned, tmp_path, "others") == (
+        pytest.approx(1024 / 3 / 10_000),
+        "assumed",
+    )  # scratch
+    assert "assumed: 1,000 or 10,000 tokens per second" in describe(planned, tmp_path)
     finish(Job("letters"), tmp_path, 43.2)
     assert seconds_per_completion(planned, tmp_path, "letters") == (pytest.approx(TRAINING * 0.1), "base")
     finish(Job("letters", "rft", 1), tmp_path, 43.2, 105.6)  # of which the first was the base model's

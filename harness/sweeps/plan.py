@@ -25,9 +25,11 @@ from harness.sweeps.folder import Job, left_out, missing, trials
 from harness.training import problems_of
 from harness.trials import Evaluated, TaskUse, Trial
 
-TOKENS_PER_S = 1000.0
-"""Of one process, assumed before anything has run: a model of a few million weights on one core, or a large one on a
-small GPU."""
+TOKENS_PER_S = {"scratch": 10_000.0, "given": 1000.0}
+"""Of one process, assumed before anything has run: a model that is made from scratch is tiny, and one that is given may
+have half a billion weights, on a small GPU."""
+LENGTH = 1 / 3
+"""Of a completion, as a share of the most tokens that it may have; assumed."""
 TRAINING = 1.5
 """How much longer a completion takes in a trial, which trains, than in the evaluation of the base model; assumed."""
 BYTES_PER_COMPLETION = 1500
@@ -86,7 +88,11 @@ def seconds_per_completion(sweep: Sweep, out: Path, setting: str) -> tuple[float
     if base.is_done(out):
         account = msgspec.json.decode((base.folder(out) / "evaluated.json").read_bytes(), type=Evaluated)
         return TRAINING * sum(account.seconds.values()) / completions(sweep, base), "base"
-    return sweep.settings[setting].evaluation.budget.max_tokens / TOKENS_PER_S, "assumed"
+    return LENGTH * sweep.settings[setting].evaluation.budget.max_tokens / _rate(sweep, setting), "assumed"
+
+
+def _rate(sweep: Sweep, setting: str) -> float:
+    return TOKENS_PER_S["given" if isinstance(sweep.settings[setting].base, str) else "scratch"]
 
 
 def _accounts(job: Job, out: Path) -> list[Evaluated]:
@@ -189,10 +195,11 @@ def _how_long(sweep: Sweep, out: Path, left: Sequence[Job], parallel: int | None
     rates = {setting: seconds_per_completion(sweep, out, setting) for setting in sweep.settings}
     each = [rates[job.setting][0] * completions(sweep, job) for job in left]
     places = side_by_side(sweep, len(left), parallel=parallel, gpus=len(find_gpus()))
+    tokens = " or ".join(f"{rate:,.0f}" for rate in sorted({_rate(sweep, job.setting) for job in left}))
     said = {
         "trials": "measured in the trials that are finished",
         "base": f"from the evaluation of the base model, and {TRAINING:g} times that because trials train",
-        "assumed": f"assumed: {TOKENS_PER_S:,.0f} tokens per second and process, and completions of full length",
+        "assumed": f"assumed: {tokens} tokens per second and process, and completions of a third of the most tokens",
     }
     sources = {rates[job.setting][1] for job in left}
     origin = "; ".join(text for source, text in said.items() if source in sources)
