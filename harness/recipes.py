@@ -102,6 +102,12 @@ class Improvement(Record, frozen=True):
     changes speed and memory only; dropout draws other numbers."""
 
 
+SPEED_ONLY = frozenset(
+    {("improve", "batch_tokens"), ("improve", "processes"), ("on_policy", "batch_tokens"), ("on_policy", "save_every")}
+)
+"""Settings of a treatment that may be changed on the way: but for rounding they decide nothing that is learnt."""
+
+
 class OnPolicy(Record, frozen=True):
     """Small rounds of sampling and policy gradient inside the trainer (`trainers/grpo.py`), in place of selection."""
 
@@ -315,6 +321,8 @@ def _contradictions(treatment: Treatment) -> Iterator[str]:
 def _external_contradictions(treatment: Treatment, external: External) -> Iterator[str]:
     for fault in command.faults(external.command, shell=external.shell):
         yield f"external.command {fault}"
+    if (processes := treatment.improve.processes) > 1:
+        yield f"improve.processes is {processes} and an external command trains as it likes: leave it out"
     if treatment.on_policy is not None:
         yield "external and on_policy both say how to train: leave one out"
     elif external.data == "problems" and (treatment.source != "policy" or treatment.select != Selection()):

@@ -21,6 +21,7 @@ from harness.errors import InputError, RunMismatch
 from harness.evaluate import evaluate
 from harness.external import improve
 from harness.progress import Progress, silent
+from harness.recipes import SPEED_ONLY
 from harness.retention import require_room, tidy, training_bytes
 from harness.rewards import needs_all_tests, score
 from harness.rows import accumulated, select
@@ -86,15 +87,23 @@ def evaluate_base(trial: Trial, folder: Path, **grading: Any) -> Evaluated:
 
 
 def _agree(path: Path, trial: Trial) -> None:
-    """A folder goes on with the trial that it began with, and with no other."""
+    """A folder goes on with the trial that it began with, and with no other; what is only about speed may change."""
     text = json.dumps(msgspec.to_builtins(trial), indent=1, sort_keys=True) + "\n"
     if path.is_file():
-        before, now = json.loads(path.read_text()), json.loads(text)
+        before, now = (_decisive(json.loads(each)) for each in (path.read_text(), text))
         differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if differing:
             raise RunMismatch(f"{path.parent} holds another trial ({differing[0]} differs): choose another folder.")
-        return
     write_atomically(path, text)
+
+
+def _decisive(trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial's record without the settings of `SPEED_ONLY`."""
+    treatment = dict(trial["treatment"])
+    for part, name in SPEED_ONLY:
+        if isinstance(treatment.get(part), dict):
+            treatment[part] = {each: value for each, value in treatment[part].items() if each != name}
+    return {**trial, "treatment": {name: part for name, part in treatment.items() if part != {}}}
 
 
 def _refuse_leaks(trial: Trial, train_task: Task) -> None:

@@ -101,6 +101,19 @@ def test_where_an_arm_belongs_and_what_it_is_compared_with_may_change(tmp_path: 
         merged(planned("x"), tmp_path)
 
 
+def test_what_is_only_about_speed_may_change(tmp_path: Path) -> None:
+    begun(tmp_path, before := planned("x"))
+    treatment = before.arms["x"].treatment
+    for improve, same in (({"processes": 2, "batch_tokens": 7}, True), ({"epochs": 9.0}, False)):
+        changed = msgspec.structs.replace(treatment, improve=msgspec.structs.replace(treatment.improve, **improve))
+        now = msgspec.structs.replace(before, arms={"x": Arm(treatment=changed)})
+        if same:
+            assert merged(now, tmp_path).arms["x"].treatment == changed
+        else:
+            with pytest.raises(RunMismatch, match=r"improve\.epochs"):
+                merged(now, tmp_path)
+
+
 def test_places_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = planned("x")
     assert side_by_side(sweep, 9, parallel=3, gpus=2) == 3

@@ -140,3 +140,13 @@ def test_a_folder_keeps_to_its_trial(tmp_path: Path, base: Path) -> None:
     for seed in (0, 1):  # the first stops at the test split after it wrote what it is
         with pytest.raises(InputError if seed == 0 else RunMismatch, match=r"test split|seed differs"):
             treat(trial(written(tmp_path, base, RFT, train=use), seed=seed), out)
+
+
+def test_what_is_only_about_speed_may_change_on_the_way(tmp_path: Path, base: Path) -> None:
+    from harness.treat import treat
+
+    use = {"task": f"{TOY}:toy", "args": {"split": "test"}}  # stops the trial after it wrote what it is
+    for number, improve in enumerate([{}, {"processes": 2}, {"processes": 3, "batch_tokens": 99}, {"epochs": 9.0}]):
+        recipe = {**RFT, "improve": {**RFT.get("improve", {}), **improve}}
+        with pytest.raises(RunMismatch if number == 3 else InputError, match=r"treatment differs|test split"):
+            treat(trial(written(tmp_path, base, recipe, train=use)), tmp_path / "out")

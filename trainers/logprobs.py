@@ -34,7 +34,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import InputError
-from harness.samplers.hf_linear import linear
 from harness.trainers.batches import Batch
 
 LOGIT_BYTES = 1 << 30
@@ -58,7 +57,9 @@ class Head:
                 logits_NV = _exact(self.layer(hidden_ND))
             else:
                 bias = self.layer.bias
-                logits_NV = linear(_exact(hidden_ND), weight, _exact(bias) if isinstance(bias, Tensor) else None)
+                logits_NV = functional.linear(
+                    _exact(hidden_ND), weight, _exact(bias) if isinstance(bias, Tensor) else None
+                )
         if self.scale != 1.0:
             logits_NV = logits_NV * self.scale
         return logits_NV if self.cap is None else self.cap * torch.tanh(logits_NV / self.cap)

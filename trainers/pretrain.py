@@ -31,7 +31,6 @@ from harness.bases import Pretraining
 from harness.errors import HarnessError, InputError
 from harness.progress import Progress, silent
 from harness.samplers import hf_model
-from harness.samplers.hf_linear import quicken
 from harness.trainers.phase import atomic_folder, isolated
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
@@ -141,7 +140,6 @@ def _new_model(n_tokens: int, tokenizer: Any, settings: Pretraining) -> Any:
         for layer in model.model.layers:
             for matrix in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
                 matrix.div_(math.sqrt(2 * settings.layers))
-    quicken(model)
     return model
 
 

@@ -74,6 +74,8 @@ def run(job: Job, validate: Callable[[Path], float] | None, progress: progress_.
     Raises:
         InputError: more processes than GPUs, or a device that cannot be shared out.
         HarnessError: another process was lost; also whatever the trainer raises.
+        SystemExit without a chance to catch it, status 1: another was lost, the sentence is printed, and this process
+            was too busy for `PATIENCE_S` to notice (it waits for a GPU, or validates).
     """
     _check(job)
     with together(job) as ranks:
@@ -196,8 +198,8 @@ def _lost(others: Sequence[processes.Child], n: int) -> str | None:
         if child.status not in ORDERLY:
             how = f"was ended by signal {-child.status}" if child.status < 0 else f"failed with status {child.status}"
             return child.error or (
-                f"process {rank + 1} of the {n} that train together {how}: what it said is above, and the same command "
-                "goes on from the last state."
+                f"process {rank + 1} of the {n} that train together {how}: what it said is in the training's log, and "
+                "the same command goes on from the last state."
             )
     return None
 

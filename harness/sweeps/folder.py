@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import InputError, RunMismatch
+from harness.recipes import SPEED_ONLY
 from harness.sweeps import Sweep
 
 
@@ -105,7 +106,7 @@ def _left_out(before: Sweep, now: Sweep, out: Path) -> tuple[list[str], list[str
 
 def _differences(before: Sweep, now: Sweep) -> Iterator[str]:
     """What both have, if it is not the same: "arms.rft.treatment.sample.n was 8 and is 16". Which settings an arm is
-    for, and what it is compared with, may change."""
+    for, what it is compared with, and what is only about speed may change."""
     for field in ("name", "keep"):
         if getattr(before, field) != getattr(now, field):
             yield f"{field} was {getattr(before, field)!r} and is {getattr(now, field)!r}"
@@ -114,7 +115,7 @@ def _differences(before: Sweep, now: Sweep) -> Iterator[str]:
         for name in (name for name in old if name in new):
             was, has = (_leaves(msgspec.to_builtins(each[name])) for each in (old, new))
             for key in sorted({*was, *has}):
-                if key[0] not in ("only", "placebo") and was.get(key) != has.get(key):
+                if key[0] not in ("only", "placebo") and key[-2:] not in SPEED_ONLY and was.get(key) != has.get(key):
                     values = " and is ".join(repr(each[key]) if key in each else "not given" for each in (was, has))
                     yield f"{kind}.{name}.{'.'.join(key)} was {values}"
 

@@ -195,7 +195,8 @@ def _how_long(sweep: Sweep, out: Path, left: Sequence[Job], parallel: int | None
     rates = {setting: seconds_per_completion(sweep, out, setting) for setting in sweep.settings}
     each = [rates[job.setting][0] * completions(sweep, job) for job in left]
     places = side_by_side(sweep, len(left), parallel=parallel, gpus=len(find_gpus()))
-    tokens = " or ".join(f"{rate:,.0f}" for rate in sorted({_rate(sweep, job.setting) for job in left}))
+    unknown = {_rate(sweep, job.setting) for job in left if rates[job.setting][1] == "assumed"}
+    tokens = " or ".join(f"{rate:,.0f}" for rate in sorted(unknown))
     said = {
         "trials": "measured in the trials that are finished",
         "base": f"from the evaluation of the base model, and {TRAINING:g} times that because trials train",

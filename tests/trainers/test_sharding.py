@@ -182,8 +182,16 @@ def test_two_processes_learn_what_one_does(model, whole, improve, settings):
 
 @pytest.mark.slow
 def test_activations_that_are_computed_twice(tmp_path, model, monkeypatch, whole):
-    monkeypatch.setattr(epochs, "must_recompute", lambda lm, tokens: True)  # in the first process: the others follow
+    twice, recompute = [], epochs.recompute
+
+    def told(lm):
+        recompute(lm)
+        twice.append(lm.model.is_gradient_checkpointing)
+
+    monkeypatch.setattr(epochs, "must_recompute", lambda lm, tokens: True)  # in the first process
+    monkeypatch.setattr(epochs, "recompute", told)
     train(model(), tmp_path, 2)
+    assert twice == [True]
     assert apart(tmp_path, whole(IMPROVE, 1)[0]) < 1e-5
 
 
