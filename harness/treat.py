@@ -89,12 +89,13 @@ def evaluate_base(trial: Trial, folder: Path, **grading: Any) -> Evaluated:
 def _agree(path: Path, trial: Trial) -> None:
     """A folder goes on with the trial that it began with, and with no other; what is only about speed may change."""
     text = json.dumps(msgspec.to_builtins(trial), indent=1, sort_keys=True) + "\n"
-    if path.is_file():
-        before, now = (_decisive(json.loads(each)) for each in (path.read_text(), text))
-        differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-        if differing:
-            raise RunMismatch(f"{path.parent} holds another trial ({differing[0]} differs): choose another folder.")
-    write_atomically(path, text)
+    begun = path.read_text() if path.is_file() else text
+    before, now = (_decisive(json.loads(each)) for each in (begun, text))
+    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if differing:
+        raise RunMismatch(f"{path.parent} holds another trial ({differing[0]} differs): choose another folder.")
+    if begun != text or not path.is_file():
+        write_atomically(path, text)
 
 
 def _decisive(trial: dict[str, Any]) -> dict[str, Any]:

@@ -186,12 +186,13 @@ def test_activations_that_are_computed_twice(tmp_path, model, monkeypatch, whole
 
     def told(lm):
         recompute(lm)
-        twice.append(lm.model.is_gradient_checkpointing)
+        twice.append(sum(getattr(module, "gradient_checkpointing", False) for module in lm.model.modules()))
 
     monkeypatch.setattr(epochs, "must_recompute", lambda lm, tokens: True)  # in the first process
     monkeypatch.setattr(epochs, "recompute", told)
     train(model(), tmp_path, 2)
-    assert twice == [True]
+    assert len(twice) == 1
+    assert twice[0] >= 1  # layers that are computed twice
     assert apart(tmp_path, whole(IMPROVE, 1)[0]) < 1e-5
 
 
