@@ -32,11 +32,10 @@ from harness.recipes import Improvement
 from harness.samplers import hf_model
 from harness.trainers import epochs, phase, together
 from harness.trainers.batches import TokenRow, collate
-from harness.trainers.lm import LM, completion_ids, forward, open_model, pass_tokens, prompt_ids
+from harness.trainers.lm import LM, completion_ids, forward, pass_tokens, prompt_ids
 from harness.trainers.logprobs import completion_logprobs
 from harness.trainers.losses import Stats, dpo_loss, sequence_logprobs
 from harness.trainers.sft import identity
-from harness.trainers.sharding import Ranks
 from harness.types import Row, Trained
 
 
@@ -96,25 +95,10 @@ def train(
         return trained
 
 
-def work(
-    job: together.Job, ranks: Ranks, validate: Callable[[Path], float] | None, progress: progress_.Progress
-) -> Trained:
-    """One process's part of the training, which is all of it where there is one; arguments are as for `train`."""
-    with phase.isolated(job.seed, together.device_of(job.device, ranks)):
-        lm = together.opened(open_model, job, ranks)
-        pairs = refer(lm, tokenize(lm, job.rows, progress), job.improve.batch_tokens)
-        trained: Trained = epochs.run(
-            lm,
-            pairs,
-            lambda step: _losses(lm, step, job.improve),
-            out=Path(job.out),
-            improve=job.improve,
-            seed=job.seed,
-            validate=validate,
-            save_every_s=job.save_every_s,
-            progress=progress,
-        )
-        return trained
+def prepare(lm: LM, job: together.Job, progress: progress_.Progress) -> tuple[list[Pair], epochs.Losses[Pair]]:
+    """The pairs as tokens with what the model says of them before it is trained, and the losses of those of a step."""
+    pairs = refer(lm, tokenize(lm, job.rows, progress), job.improve.batch_tokens)
+    return pairs, lambda step: _losses(lm, step, job.improve)
 
 
 def tokenize(lm: LM, rows: Sequence[Row], progress: progress_.Progress) -> list[Pair]:

@@ -43,6 +43,8 @@ from harness.types import Trained
 
 Example = TypeVar("Example")
 MicroLoss: TypeAlias = Callable[[], tuple[Tensor, Stats]]
+Losses: TypeAlias = Callable[[Sequence[Example]], Sequence[MicroLoss]]
+"""Of a step's examples, by micro-batch."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Done:
 def run(
     lm: LM,
     examples: Sequence[Example],
-    losses: Callable[[Sequence[Example]], Sequence[MicroLoss]],
+    losses: Losses[Example],
     *,
     out: Path,
     improve: Improvement,
@@ -133,7 +135,7 @@ class _Session:
 def _train(
     session: _Session,
     examples: Sequence[Example],
-    losses: Callable[[Sequence[Example]], Sequence[MicroLoss]],
+    losses: Losses[Example],
     patience: int,
     validate: Callable[[Path], float] | None,
     save_every_s: float,

@@ -33,10 +33,9 @@ from harness.recipes import Improvement
 from harness.samplers import hf_model
 from harness.trainers import epochs, phase, together
 from harness.trainers.batches import Batch, TokenRow, micro_batches
-from harness.trainers.lm import LM, completion_ids, forward, open_model, pass_tokens, prompt_ids
+from harness.trainers.lm import LM, completion_ids, forward, pass_tokens, prompt_ids
 from harness.trainers.logprobs import completion_logprobs
 from harness.trainers.losses import Stats, nll_loss
-from harness.trainers.sharding import Ranks
 from harness.types import Row, Trained
 
 
@@ -103,24 +102,9 @@ def train(
         return trained
 
 
-def work(
-    job: together.Job, ranks: Ranks, validate: Callable[[Path], float] | None, progress: progress_.Progress
-) -> Trained:
-    """One process's part of the training, which is all of it where there is one; arguments are as for `train`."""
-    with phase.isolated(job.seed, together.device_of(job.device, ranks)):
-        lm = together.opened(open_model, job, ranks)
-        trained: Trained = epochs.run(
-            lm,
-            tokenize(lm, job.rows, progress),
-            lambda step: _losses(lm, step, job.improve.batch_tokens),
-            out=Path(job.out),
-            improve=job.improve,
-            seed=job.seed,
-            validate=validate,
-            save_every_s=job.save_every_s,
-            progress=progress,
-        )
-        return trained
+def prepare(lm: LM, job: together.Job, progress: progress_.Progress) -> tuple[list[TokenRow], epochs.Losses[TokenRow]]:
+    """The rows as tokens, and the losses of those of a step."""
+    return tokenize(lm, job.rows, progress), lambda step: _losses(lm, step, job.improve.batch_tokens)
 
 
 def weighted(rows: Sequence[Row]) -> list[Row]:

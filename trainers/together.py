@@ -36,7 +36,8 @@ from harness import processes
 from harness import progress as progress_
 from harness.errors import HarnessError, InputError
 from harness.recipes import Improvement
-from harness.trainers.lm import LM
+from harness.trainers import epochs, phase
+from harness.trainers.lm import LM, open_model
 from harness.trainers.sharding import Ranks, spread
 from harness.types import Record, Row, Trained
 
@@ -54,7 +55,7 @@ class Job(Record, frozen=True, omit_defaults=False):
     """What `train` of a trainer was asked for, checked: all that another process must know to take part."""
 
     trainer: str
-    """Its module in `harness.trainers`, whose `work(job, ranks, validate, progress)` does one process's part."""
+    """Its module in `harness.trainers`, whose `prepare(lm, job, progress)` gives what `epochs.run` trains on."""
     rows: tuple[Row, ...]
     init: str
     out: str
@@ -79,13 +80,30 @@ def run(job: Job, validate: Callable[[Path], float] | None, progress: progress_.
     """
     _check(job)
     with together(job) as ranks:
-        trained: Trained = importlib.import_module(f"harness.trainers.{job.trainer}").work(
-            job, ranks, validate, progress
+        return _work(job, ranks, validate, progress)
+
+
+def _work(job: Job, ranks: Ranks, validate: Callable[[Path], float] | None, progress: progress_.Progress) -> Trained:
+    """One process's part of the training, which is all of it where there is one."""
+    trainer = importlib.import_module(f"harness.trainers.{job.trainer}")
+    with phase.isolated(job.seed, device_of(job.device, ranks)):
+        lm = opened(job, ranks)
+        examples, losses = trainer.prepare(lm, job, progress)
+        trained: Trained = epochs.run(
+            lm,
+            examples,
+            losses,
+            out=Path(job.out),
+            improve=job.improve,
+            seed=job.seed,
+            validate=validate,
+            save_every_s=job.save_every_s,
+            progress=progress,
         )
         return trained
 
 
-def opened(open_model: Callable[..., LM], job: Job, ranks: Ranks) -> LM:
+def opened(job: Job, ranks: Ranks) -> LM:
     """The model to train, as `lm.open_model` opens it; spread if there are several processes.
 
     These read it one after the other, so that the machine's memory holds one whole model beside the parts.
@@ -214,7 +232,7 @@ def follow(data: dict[str, Any], rank: int, leader: int) -> None:
     torch.set_num_threads(data["threads"])
     validate = _never if job.improve.until == "validation" else None
     with _joined(job, Ranks(rank, job.improve.processes), leader) as ranks:
-        importlib.import_module(f"harness.trainers.{job.trainer}").work(job, ranks, validate, progress_.silent)
+        _work(job, ranks, validate, progress_.silent)
 
 
 def _never(checkpoint: Path) -> float:

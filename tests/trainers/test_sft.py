@@ -17,7 +17,7 @@ from harness.errors import HarnessError, InputError, RunMismatch
 from harness.progress import Progress
 from harness.recipes import Improvement
 from harness.samplers.hf import hf
-from harness.trainers import epochs, sft
+from harness.trainers import epochs, sft, together
 from harness.trainers.lm import completion_ids, open_model, prompt_ids
 from harness.types import Budget, Problem, Row, Trained
 
@@ -153,7 +153,7 @@ def test_a_fraction_of_an_epoch():
 
 def test_a_finished_phase_is_returned_and_another_one_refused(tmp_path, tiny, monkeypatch):
     first = train(tiny, tmp_path)
-    monkeypatch.setattr(sft, "open_model", None)  # not opened again
+    monkeypatch.setattr(together, "open_model", None)  # not opened again
     assert train(tiny, tmp_path) == first
     assert train(tiny, tmp_path, improve=msgspec.structs.replace(SHORT, batch_tokens=99)) == first
     with pytest.raises(RunMismatch, match="another training"):
